@@ -1,0 +1,245 @@
+"""Work longer than a Kafka poll: Procrastinate jobs, deferred in the transaction that wants them.
+
+A job may *run* more than once (a worker dies, stalls, returns), but only the newest attempt may change anything.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from procrastinate import App, JobContext, PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job
+from procrastinate.retry import BaseRetryStrategy, RetryDecision
+from psycopg import OperationalError
+from sqlalchemy.exc import InterfaceError
+from sqlalchemy.exc import OperationalError as SqlOperationalError
+
+from shared.db import Database, UnitOfWork
+from shared.envelope import Envelope
+from shared.errors import Cancelled, DriftwheelError, Superseded
+
+log = structlog.get_logger()
+
+JobFunction = Callable[..., Awaitable[None]]
+FailureFunction = Callable[..., Awaitable[None]]
+
+HEARTBEAT_SECONDS = 2.0
+MAX_ATTEMPTS = 12
+_RESERVED = ("cause", "key")
+_OUTAGE = (
+    OperationalError,
+    SqlOperationalError,
+    InterfaceError,
+    ConnectorException,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+@functools.cache
+def _deferring() -> App:
+    """An app that only writes job rows, always on somebody else's connection."""
+    return App(connector=PsycopgConnector())
+
+
+async def defer(work: UnitOfWork, job: str, lock: str | None, args: dict[str, Any]) -> int:
+    """Write a job row in the transaction of `work`; returns the job's id."""
+    if reserved := [name for name in _RESERVED if name in args]:
+        raise TypeError(f"job arguments may not be called {reserved}")
+    cause = work.cause.to_json() if work.cause else None
+    deferrer = _deferring().configure_task(
+        job,
+        allow_unknown=True,
+        lock=lock,
+        connection=await work.raw(),
+        task_kwargs={"cause": cause, "key": lock},
+    )
+    return await deferrer.defer_async(**args)
+
+
+class Attempt:
+    """The right to work on one job. It is lost as soon as a newer attempt of the same key is claimed."""
+
+    def __init__(self, db: Database, key: str, number: int, cause: Envelope | None) -> None:
+        self._db = db
+        self.key = key
+        self.number = number
+        self.cause = cause
+
+    @classmethod
+    async def claim(cls, db: Database, key: str, cause: Envelope | None) -> "Attempt":
+        async with db.unit_of_work() as work:
+            row = await work.execute(
+                "INSERT INTO attempts (key, number) VALUES (:key, 1) ON CONFLICT (key) "
+                "DO UPDATE SET number = attempts.number + 1, claimed_at = now() RETURNING number",
+                {"key": key},
+            )
+            return cls(db, key, row.scalar_one(), cause)
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[UnitOfWork]:
+        """A unit of work that only the newest attempt can commit: the attempt's row stays locked until its end.
+
+        Raises:
+            Superseded: a newer attempt was claimed.
+        """
+        async with self._db.unit_of_work(self.cause) as work:
+            row = await work.execute(
+                "SELECT number FROM attempts WHERE key = :key FOR UPDATE", {"key": self.key}
+            )
+            if row.scalar_one() != self.number:
+                raise Superseded(
+                    f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops."
+                )
+            yield work
+
+    async def check(self) -> None:
+        """Raises Superseded or Cancelled if this attempt should stop. Call between steps."""
+        async with self._db.unit_of_work() as work:
+            row = await work.execute(
+                "SELECT number, cancel_reason FROM attempts WHERE key = :key", {"key": self.key}
+            )
+            number, reason = row.one()
+        if number != self.number:
+            raise Superseded(f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops.")
+        if reason is not None:
+            raise Cancelled(reason)
+
+
+class _Again(Exception):
+    """Run the job again later."""
+
+
+class _Retry(BaseRetryStrategy):
+    """Again after a retryable error (with back-off), and at once when this worker is shutting down."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, asyncio.CancelledError):
+            return RetryDecision(retry_in={"seconds": 0})
+        if isinstance(exception, _Again):
+            return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 6), 60)})
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    run: JobFunction
+    failed: FailureFunction | None
+
+
+class Jobs:
+    """The jobs of one service, and the worker that runs them."""
+
+    def __init__(
+        self, service: str, db: Database, *, stalled_after: float = 10.0, concurrency: int = 1
+    ) -> None:
+        self._service = service
+        self._db = db
+        self._stalled_after = stalled_after
+        self._concurrency = concurrency
+        self._registered: dict[str, _Registered] = {}
+
+    def add(self, name: str, run: JobFunction, failed: FailureFunction | None = None) -> None:
+        """Register a job.
+
+        Args:
+            run: `async def run(attempt, **args)`. Retryable errors run it again.
+            failed: `async def failed(attempt, reason: str, **args)`: called once when there will be no further try,
+                to turn the failure into a state and an event.
+        """
+        self._registered[name] = _Registered(run, failed)
+
+    async def request_cancel(self, work: UnitOfWork, key: str, reason: str) -> None:
+        """Ask the job of this key to stop; it sees it at its next `check()`, even if it has not started yet."""
+        await work.execute(
+            "INSERT INTO attempts (key, number, cancel_reason) VALUES (:key, 0, :reason) "
+            "ON CONFLICT (key) DO UPDATE SET cancel_reason = :reason",
+            {"key": key, "reason": reason},
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled. An unfinished job goes back to the queue; a lost database is met with back-off."""
+        pause = 0.5
+        while True:
+            try:
+                await self._work()
+            except _OUTAGE as error:
+                log.warning("worker.paused", error=type(error).__name__, seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _work(self) -> None:
+        app = App(connector=PsycopgConnector(conninfo=self._db.url, min_size=1, max_size=4))
+        for name, registered in self._registered.items():
+            app.task(name=name, pass_context=True, retry=_Retry())(self._task(registered))
+        async with app.open_async():
+            rescue = asyncio.create_task(self._rescue(app))
+            worker = asyncio.create_task(
+                app.run_worker_async(
+                    name=self._service,
+                    concurrency=self._concurrency,
+                    install_signal_handlers=False,
+                    fetch_job_polling_interval=2.0,
+                    shutdown_graceful_timeout=1.0,
+                    update_heartbeat_interval=HEARTBEAT_SECONDS,
+                    stalled_worker_timeout=self._stalled_after,
+                    delete_jobs="successful",
+                )
+            )
+            try:
+                await asyncio.wait({rescue, worker}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (worker, rescue):
+                    task.cancel()
+                results = await asyncio.gather(worker, rescue, return_exceptions=True)
+            for result in results:
+                if isinstance(result, Exception):
+                    raise result
+
+    async def _rescue(self, app: App) -> None:
+        """Give jobs of silent workers back to the queue."""
+        while True:
+            for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_after):
+                log.warning("job.rescued", job=job.id, task=job.task_name)
+                with contextlib.suppress(ConnectorException):  # another worker was faster
+                    await app.job_manager.retry_job(job)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _task(self, registered: _Registered) -> Callable[..., Awaitable[None]]:
+        async def task(
+            context: JobContext, cause: dict[str, Any] | None = None, key: str | None = None, **args: Any
+        ) -> None:
+            envelope = Envelope.from_json(cause) if cause else None
+            attempt = await Attempt.claim(self._db, key or f"job-{context.job.id}", envelope)
+            with structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number):
+                await self._attempt(registered, attempt, args)
+
+        return task
+
+    async def _attempt(self, registered: _Registered, attempt: Attempt, args: dict[str, Any]) -> None:
+        try:
+            if attempt.number > MAX_ATTEMPTS:
+                raise RuntimeError(f"gave up after {MAX_ATTEMPTS} attempts: the worker died each time")
+            log.info("job.started")
+            await registered.run(attempt, **args)
+            log.info("job.done")
+        except Superseded:
+            log.warning("job.superseded")
+        except Exception as error:
+            retryable = isinstance(error, _OUTAGE) or (isinstance(error, DriftwheelError) and error.retryable)
+            if retryable and attempt.number < MAX_ATTEMPTS:
+                log.warning("job.retry", error=type(error).__name__, detail=str(error)[:300])
+                raise _Again from error
+            log.exception("job.failed")
+            if registered.failed:
+                reason = (
+                    str(error) if isinstance(error, DriftwheelError) else f"{type(error).__name__}: {error}"
+                )
+                with contextlib.suppress(Superseded):
+                    await registered.failed(attempt, reason[:2_000], **args)

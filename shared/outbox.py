@@ -1,0 +1,273 @@
+"""Events leave inside the transaction that caused them; one relay per service takes them to Kafka.
+
+At least once: a crash between Kafka's acknowledgement and `sent_at` sends a row twice, under the same id.
+"""
+
+import asyncio
+import base64
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    IllegalStateError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+from psycopg.rows import dict_row
+
+from shared.envelope import Envelope, new_id
+from shared.errors import Invalid
+from shared.events import Event
+from shared.telemetry import OUTBOX_AGE_SECONDS, OUTBOX_PENDING, OUTBOX_SENT
+
+MAX_EVENT_BYTES = 262_144
+MAX_RECORD_BYTES = 4_194_304
+BATCH = 500
+DEAD_AFTER = 5
+_SENDING_SECONDS = 30
+# Errors of one record: it will fail again however healthy the broker is.
+_RECORD_ERRORS = (
+    MessageSizeTooLargeError,
+    InvalidTopicError,
+    UnknownTopicOrPartitionError,
+    TopicAuthorizationFailedError,
+)
+_PRODUCER_ERRORS = (OutOfOrderSequenceNumber, ProducerFenced, IllegalStateError)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One row to be: what Kafka will get, and what a trace looks for."""
+
+    event_id: str
+    topic: str
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    body: bytes | None
+    correlationid: str
+    causationid: str | None = None
+    refs: Sequence[str] = field(default_factory=tuple)
+
+
+def outgoing(event: Event, envelope: Envelope, topic: str | None = None) -> Outgoing:
+    """Raises Invalid if the event is larger than 256 KiB: payloads carry references, not rows."""
+    body = event.model_dump_json().encode()
+    if len(body) > MAX_EVENT_BYTES:
+        raise Invalid(
+            f"{type(event).__name__} is {len(body)} bytes; an event may have {MAX_EVENT_BYTES}.",
+            "Put the content into the object store and send its key.",
+        )
+    return Outgoing(
+        event_id=envelope.id,
+        topic=topic or event.topic,
+        key=event.partition_key().encode(),
+        headers=[(name, value.encode()) for name, value in envelope.headers()],
+        body=body,
+        correlationid=envelope.correlationid,
+        causationid=envelope.causationid,
+        refs=references(json.loads(body)),
+    )
+
+
+def references(payload: Any) -> list[str]:
+    """The ids a trace can be asked for: every top-level text of an event that is short enough to be an id."""
+    if not isinstance(payload, dict):
+        return []
+    found = {value for value in payload.values() if isinstance(value, str) and 0 < len(value) <= 128}
+    if isinstance(payload.get("model_version"), int) and "model" in payload:
+        found.add(f"{payload['model']}:{payload['model_version']}")
+    return sorted(found - {payload.get("model")})
+
+
+def pack_headers(headers: Sequence[tuple[str, bytes | None]]) -> list[list[Any]]:
+    """Headers as JSON; a value that is no clean UTF-8 is kept as base64, so nothing is lost."""
+
+    def pack(value: bytes | None) -> Any:
+        if value is None:
+            return None
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError:
+            text = "\x00"
+        return text if "\x00" not in text else {"base64": base64.b64encode(value).decode()}
+
+    return [[name.replace("\x00", ""), pack(value)] for name, value in headers]
+
+
+def unpack_headers(packed: Sequence[Sequence[Any]]) -> list[tuple[str, bytes]]:
+    def unpack(value: Any) -> bytes:
+        if isinstance(value, Mapping):
+            return base64.b64decode(value["base64"])
+        return (value or "").encode()
+
+    return [(name, unpack(value)) for name, value in packed]
+
+
+INSERT = """
+INSERT INTO outbox (event_id, topic, key, headers, body, correlationid, causationid, refs)
+VALUES (%(event_id)s, %(topic)s, %(key)s, %(headers)s, %(body)s, %(correlationid)s, %(causationid)s, %(refs)s)
+"""
+
+_TAKE = """
+SELECT id, topic, key, headers, body, attempts FROM outbox
+WHERE sent_at IS NULL AND dead_at IS NULL AND next_try_at <= now()
+ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+"""
+_SENT = """
+UPDATE outbox SET sent_at = now(), partition = sent.partition, "offset" = sent."offset"
+FROM unnest(%s::bigint[], %s::int[], %s::bigint[]) AS sent (id, partition, "offset") WHERE outbox.id = sent.id
+"""
+_FAILED = """
+UPDATE outbox SET attempts = attempts + 1, error = %s, next_try_at = now() + attempts * interval '1 second',
+    dead_at = CASE WHEN attempts + 1 >= %s THEN now() END
+WHERE id = %s
+"""
+_STATE = """
+SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS age
+FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
+"""
+
+
+class Relay:
+    """Takes rows to Kafka in id order. One leader per database (advisory lock); the others wait for its end."""
+
+    def __init__(
+        self, service: str, database_url: str, make_producer: Callable[[], AIOKafkaProducer]
+    ) -> None:
+        self._service = service
+        self._url = database_url
+        self._make_producer = make_producer
+        self._lock_key = zlib.crc32(b"driftwheel-outbox-relay")
+
+    async def run(self) -> None:
+        """Relay until cancelled; a lost database or broker is met with back-off."""
+        pause = 0.2
+        while True:
+            try:
+                await self._lead()
+                pause = 0.2
+            except (psycopg.OperationalError, KafkaError, TimeoutError) as error:
+                log.warning(
+                    "relay.paused", error=type(error).__name__, detail=str(error)[:200], seconds=pause
+                )
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _lead(self) -> None:
+        async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as lead:
+            while not await self._try_lead(lead):  # noqa: ASYNC110 (PostgreSQL does not tell when a lock is free)
+                await asyncio.sleep(1)
+            await lead.execute("LISTEN outbox")
+            producer = self._make_producer()
+            await producer.start()
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._url, row_factory=dict_row
+                ) as connection:
+                    while True:
+                        if await self._relay_batch(connection, producer) < BATCH:
+                            await self._report(connection)
+                            async for _ in lead.notifies(timeout=1.0, stop_after=1):
+                                pass
+            finally:
+                await producer.stop()
+
+    async def _try_lead(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        row = await (
+            await connection.execute("SELECT pg_try_advisory_lock(%s)", (self._lock_key,))
+        ).fetchone()
+        return bool(row and row[0])
+
+    async def _relay_batch(self, connection: psycopg.AsyncConnection[Any], producer: AIOKafkaProducer) -> int:
+        async with connection.transaction():
+            rows = await (await connection.execute(_TAKE, (BATCH,))).fetchall()
+            if not rows:
+                return 0
+            results = await asyncio.wait_for(self._send(producer, rows), _SENDING_SECONDS)
+            sent = [
+                (row["id"], r.partition, r.offset) for row, r in results if not isinstance(r, BaseException)
+            ]
+            if sent:
+                await connection.execute(_SENT, tuple(list(column) for column in zip(*sent, strict=True)))
+            for row, error in results:
+                if isinstance(error, _RECORD_ERRORS):
+                    log.error("outbox.failed", id=row["id"], topic=row["topic"], error=type(error).__name__)
+                    await connection.execute(_FAILED, (type(error).__name__, DEAD_AFTER, row["id"]))
+        OUTBOX_SENT.labels(self._service).inc(len(sent))
+        for _, error in results:
+            if isinstance(error, BaseException) and not isinstance(error, _RECORD_ERRORS):
+                raise error
+        return len(rows)
+
+    async def _send(self, producer: AIOKafkaProducer, rows: Sequence[Any]) -> list[tuple[Any, Any]]:
+        async def one(row: Any) -> Any:
+            return await producer.send(
+                row["topic"], value=row["body"], key=row["key"], headers=unpack_headers(row["headers"])
+            )
+
+        # Enqueued one after the other to keep id order within a partition, awaited together.
+        futures: list[Any] = []
+        for row in rows:
+            try:
+                futures.append(await one(row))
+            except KafkaError as error:
+                futures.append(error)
+        waiting = [f for f in futures if not isinstance(f, BaseException)]
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return [
+            (row, f if isinstance(f, BaseException) else (f.exception() or f.result()))
+            for row, f in zip(rows, futures, strict=True)
+        ]
+
+    async def _report(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        async with connection.transaction():
+            state = await (await connection.execute(_STATE)).fetchone() or {"pending": 0, "age": 0}
+        OUTBOX_PENDING.labels(self._service).set(state["pending"])
+        OUTBOX_AGE_SECONDS.labels(self._service).set(state["age"])
+
+
+def dead_letter(
+    service: str,
+    topic: str,
+    key: bytes | None,
+    headers: Sequence[tuple[str, bytes | None]],
+    body: bytes | None,
+    *,
+    partition: int,
+    offset: int,
+    attempts: int,
+    reason: str,
+    cause: Envelope,
+) -> Outgoing:
+    """A copy of the message with its key, body and headers, plus why it died. Header names as in KIP-1191."""
+    errors = {
+        "__dlq.errors.topic": topic,
+        "__dlq.errors.partition": str(partition),
+        "__dlq.errors.offset": str(offset),
+        "__dlq.errors.group": service,
+        "__dlq.errors.delivery.count": str(attempts),
+        "__dlq.errors.message": reason[:1_000],
+    }
+    kept = [(name, value) for name, value in headers if not name.startswith("__dlq.")]
+    return Outgoing(
+        event_id=new_id(),
+        topic=f"{topic}.{service}.dlq",
+        key=key,
+        headers=[*kept, *((name, value.encode()) for name, value in errors.items())],
+        body=body,
+        correlationid=cause.correlationid,
+        causationid=cause.id,
+    )

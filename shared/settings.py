@@ -1,0 +1,78 @@
+"""Settings of a service: environment variables `DRIFTWHEEL_<SERVICE>__<FIELD>`; a misspelt one refuses to start."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def settings_config(service: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=f"DRIFTWHEEL_{service.upper()}__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+class ServiceSettings(BaseSettings):
+    """What every service needs. Subclasses set `model_config = settings_config("<service>")` and add their own."""
+
+    database_url: SecretStr = Field(
+        description="postgresql://user:password@host:port/database of this service alone."
+    )
+    kafka_bootstrap: str = Field(
+        "127.0.0.1:9092", description="host:port of one or more brokers, comma separated."
+    )
+    s3_endpoint: str = Field("http://127.0.0.1:8333", description="Object store; http or https.")
+    s3_access_key: str = Field("", description="Access key of this service.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of this service.")
+    http_host: str = Field(
+        "127.0.0.1", description="Interface to listen on; loopback unless a proxy is in front."
+    )
+    http_port: int = Field(0, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    auth_jwks_file: Path = Field(description="JSON Web Key Set with the public keys that sign tokens.")
+    auth_issuer: str = Field("driftwheel", description="Required `iss` of a token.")
+    auth_audience: str = Field("driftwheel", description="Required `aud` of a token.")
+    base_model: Path | None = Field(None, description="Folder of the base model.")
+    max_body_bytes: int = Field(
+        1_048_576, ge=1_024, description="Largest request body, except streamed uploads."
+    )
+    retry_attempts: int = Field(
+        5, ge=1, le=20, description="Tries of one message before it is dead-lettered."
+    )
+    retry_first_seconds: float = Field(
+        0.2, gt=0, le=60, description="Pause before the second try; doubles each time."
+    )
+    dead_in_a_row: int = Field(50, ge=1, description="Dead letters in a row after which the consumer stops.")
+    stalled_after_seconds: float = Field(10, gt=1, description="A worker silent this long has lost its job.")
+    liveness_seconds: float = Field(
+        120, gt=5, description="No progress for this long while there is lag: exit."
+    )
+    log_level: str = Field(
+        "INFO", pattern=r"\A(DEBUG|INFO|WARNING|ERROR)\z", description="Least severe log shown."
+    )
+    otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for traces; empty sends none.")
+
+    @property
+    def service(self) -> str:
+        return (
+            str(self.model_config.get("env_prefix", ""))
+            .removeprefix("DRIFTWHEEL_")
+            .removesuffix("__")
+            .lower()
+        )
+
+    @model_validator(mode="after")
+    def _no_unknown_variables(self) -> Self:
+        prefix = str(self.model_config.get("env_prefix", ""))
+        known = {f"{prefix}{name.upper()}" for name in type(self).model_fields}
+        for variable in os.environ:
+            if prefix and variable.upper().startswith(prefix) and variable.upper() not in known:
+                close = difflib.get_close_matches(variable.upper(), known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"{variable} is not a setting of this service{hint}")
+        return self

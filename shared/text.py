@@ -1,0 +1,53 @@
+"""Constrained strings and numbers that every contract uses, so that bad text is refused at the edge."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+def _storable(value: str) -> str:
+    """Refuse what UTF-8 or PostgreSQL cannot hold: a lone surrogate passes JSON and `str`, and fails only later."""
+    if "\x00" in value:
+        raise ValueError("contains a NUL character")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("contains a lone surrogate, which is not valid Unicode text") from error
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+"""Any storable text. Bound its length where it is used."""
+
+# The trailing `\Z` keeps these full matches: `$` would let a final newline through.
+ModelName = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{0,47}\z")]
+"""A logical model, such as `support`."""
+Name = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
+"""A plug-in, gate, bucket or adapter name."""
+Identifier = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\z")]
+"""An id made by us or by a foreign producer: run, answer, idempotency key, event."""
+Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+"""A SHA-256 in lower-case hexadecimal."""
+ObjectKey = Annotated[
+    str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*){0,12}\z")
+]
+"""A key in the object store; no segment may start with a dot, so it cannot climb."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A fraction between 0 and 1."""
+
+
+class Contract(BaseModel):
+    """Base of what arrives from outside and must be exact: an unknown key or a non-finite number is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class Message(BaseModel):
+    """Base of what travels between services: unknown fields are ignored, so that a newer producer is understood."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+Json = dict[str, Any]
