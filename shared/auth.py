@@ -31,6 +31,9 @@ SCOPES = frozenset(
 )
 """Every scope there is; `admin` implies all others."""
 
+ALGORITHMS = ["Ed25519", "EdDSA"]
+"""RFC 9864 names the curve; issuers from before it still say EdDSA."""
+
 _LEEWAY_SECONDS = 30
 _RELOAD_SECONDS = 5.0
 
@@ -76,7 +79,7 @@ class Authenticator:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("This call needs a bearer token.", "Make one: driftwheel token --scope …")
         try:
-            decoded = jwt.decode(token, self._key_set(), algorithms=["EdDSA"])
+            decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
             self._claims.validate(decoded.claims)
         except (JoseError, ValueError, TypeError) as error:
             raise Unauthenticated(
@@ -135,4 +138,4 @@ def mint(
         "iat": issued,
         "exp": issued + int(ttl_seconds),
     }
-    return jwt.encode({"alg": "EdDSA", "kid": private_key.kid}, claims, private_key, algorithms=["EdDSA"])
+    return jwt.encode({"alg": "Ed25519", "kid": private_key.kid}, claims, private_key, algorithms=ALGORITHMS)

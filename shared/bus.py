@@ -30,6 +30,7 @@ from shared.events import EVENTS, Event
 from shared.outbox import MAX_RECORD_BYTES, references
 from shared.settings import ServiceSettings
 from shared.telemetry import CONSUMER_STOPPED, HANDLED, HANDLING_SECONDS, span
+from shared.text import place
 
 log = structlog.get_logger()
 
@@ -269,8 +270,7 @@ def _reason(error: Exception) -> str:
     """Why a message died, without quoting it."""
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the body"
-        return f"Invalid event: {where}: {first['msg']}"[:1_000]
+        return f"Invalid event: {place(first['loc'])}: {first['msg']}"[:1_000]
     if isinstance(error, DriftwheelError):
         return str(error)
     return f"{type(error).__name__} in the handler; see the log."

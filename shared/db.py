@@ -69,7 +69,9 @@ class UnitOfWork:
 
         return await defer(self, job, lock, args)
 
-    async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> CursorResult[Unpack[tuple[Any, ...]]]:
+    async def execute(
+        self, statement: str, parameters: Mapping[str, Any] | None = None
+    ) -> CursorResult[Unpack[tuple[Any, ...]]]:
         """Run one SQL statement with `:name` parameters, for what the mapped classes do not say well."""
         return await (await self.session.connection()).execute(text(statement), parameters)
 

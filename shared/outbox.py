@@ -150,6 +150,7 @@ class Relay:
         self._service = service
         self._url = database_url
         self._make_producer = make_producer
+        self._known_topics: set[str] = set()
         self._lock_key = zlib.crc32(b"driftwheel-outbox-relay")
 
     async def run(self) -> None:
@@ -213,24 +214,31 @@ class Relay:
         return len(rows)
 
     async def _send(self, producer: AIOKafkaProducer, rows: Sequence[Any]) -> list[tuple[Any, Any]]:
-        async def one(row: Any) -> Any:
-            return await producer.send(
-                row["topic"], value=row["body"], key=row["key"], headers=unpack_headers(row["headers"])
-            )
-
-        # Enqueued one after the other to keep id order within a partition, awaited together.
-        futures: list[Any] = []
+        """Enqueue one after the other, to keep id order within a partition; await together."""
+        missing = await self._missing_topics(producer, {row["topic"] for row in rows})
+        sent: list[tuple[Any, Any]] = []
         for row in rows:
+            if row["topic"] in missing:
+                sent.append((row, UnknownTopicOrPartitionError(row["topic"])))
+                continue
             try:
-                futures.append(await one(row))
+                headers = unpack_headers(row["headers"])
+                sent.append(
+                    (row, await producer.send(row["topic"], row["body"], row["key"], headers=headers))
+                )
             except KafkaError as error:
-                futures.append(error)
-        waiting = [f for f in futures if not isinstance(f, BaseException)]
-        await asyncio.gather(*waiting, return_exceptions=True)
+                sent.append((row, error))
+        futures = [future for _, future in sent if not isinstance(future, BaseException)]
+        await asyncio.gather(*futures, return_exceptions=True)
         return [
-            (row, f if isinstance(f, BaseException) else (f.exception() or f.result()))
-            for row, f in zip(rows, futures, strict=True)
+            (row, f if isinstance(f, BaseException) else (f.exception() or f.result())) for row, f in sent
         ]
+
+    async def _missing_topics(self, producer: AIOKafkaProducer, topics: set[str]) -> set[str]:
+        """Topics that Kafka lacks. Asked only for names not seen before: a send to a missing topic blocks for long."""
+        if not topics <= self._known_topics:
+            self._known_topics = set((await producer.client.fetch_all_metadata()).topics())
+        return topics - self._known_topics
 
     async def _report(self, connection: psycopg.AsyncConnection[Any]) -> None:
         async with connection.transaction():

@@ -1,5 +1,7 @@
 """Constrained strings and numbers that every contract uses, so that bad text is refused at the edge."""
 
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -51,3 +53,11 @@ class Message(BaseModel):
 
 
 Json = dict[str, Any]
+
+_PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def place(loc: Iterable[int | str]) -> str:
+    """Where in a document an error is. A key that is no plain name is not repeated: it is input like any other."""
+    parts = [str(part) if _PRINTABLE.fullmatch(str(part)) else "?" for part in loc]
+    return ".".join(parts[:12]) or "the body"

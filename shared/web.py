@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.db import UnitOfWork
 from shared.envelope import request_envelope, strict_json
 from shared.errors import DriftwheelError, Invalid, Poison, TooLarge
+from shared.text import place
 
 log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -68,9 +69,7 @@ async def _expected(request: Request, error: Exception) -> JSONResponse:
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Where and why, never what: an echo would leak prompts, and NaN or surrogates in it cannot even be encoded."""
     first = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
-    where = ".".join(str(part) for part in first.get("loc", ()))[:200].encode("ascii", "replace").decode()
-    kind = str(first.get("type", "invalid"))
-    detail = f"{where}: {kind}" if kind == "value_error" else f"{where}: {first.get('msg', kind)}"
+    detail = f"{place(first.get('loc', ()))}: {first.get('msg', 'invalid')}"
     return problem(
         _path(request), 422, "invalid_request", detail, "See /openapi.json for the accepted shape.", False
     )

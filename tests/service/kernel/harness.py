@@ -42,16 +42,22 @@ class Io:
 class Log:
     """Topics as lists of (key, value, headers); one partition each."""
 
-    records: dict[str, list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]] = field(default_factory=dict)
+    records: dict[str, list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]] = field(
+        default_factory=dict
+    )
 
-    def append(self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> int:
+    def append(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+    ) -> int:
         self.records.setdefault(topic, []).append((key, value, headers))
         return len(self.records[topic]) - 1
 
     def record(self, topic: str, offset: int) -> "ConsumerRecord[Any, Any]":
         key, value, headers = self.records[topic][offset]
         now = int(time.time() * 1_000)
-        return ConsumerRecord(topic, 0, offset, now, 0, key, value, None, len(key or b""), len(value or b""), tuple(headers))
+        return ConsumerRecord(
+            topic, 0, offset, now, 0, key, value, None, len(key or b""), len(value or b""), tuple(headers)
+        )
 
     def ids(self, topic: str) -> list[str]:
         return [dict(headers)["ce_id"].decode() for _, _, headers in self.records.get(topic, [])]
@@ -63,6 +69,17 @@ class LogProducer:
     def __init__(self, log: Log, io: Io) -> None:
         self._log = log
         self._io = io
+
+    @property
+    def client(self) -> Any:
+        return self
+
+    async def fetch_all_metadata(self) -> Any:
+        return self
+
+    def topics(self) -> set[str]:
+        """The log takes every topic that is used here."""
+        return {"training.status", "feedback.recorded.data.dlq", "training.status.trainer.dlq"}
 
     async def send(self, topic: str, value: Any, key: Any, headers: Any) -> "asyncio.Future[Any]":
         self._io.step()
@@ -76,7 +93,9 @@ class LogProducer:
 class Service:
     """One consumer of one topic, as the runtime assembles it."""
 
-    def __init__(self, name: str, url: str, topic: str, handler: Callable[[Event, UnitOfWork], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, url: str, topic: str, handler: Callable[[Event, UnitOfWork], Awaitable[None]]
+    ) -> None:
         self.name = name
         self.url = url
         self.topic = topic
@@ -84,7 +103,9 @@ class Service:
         self.offset = 0
         self.db = Database(name, url)
         self.io = Io()
-        settings: Any = type("Settings", (), {"retry_attempts": 2, "retry_first_seconds": 0.001, "dead_in_a_row": 10_000})()
+        settings: Any = type(
+            "Settings", (), {"retry_attempts": 2, "retry_first_seconds": 0.001, "dead_in_a_row": 10_000}
+        )()
         self.consumption = bus.Consumption(name, self.db, settings)
         self.relay = Relay(name, url, lambda: None)  # type: ignore[arg-type,return-value]
 
@@ -157,7 +178,9 @@ async def on_status(event: Event, work: UnitOfWork) -> None:
 
 
 def publish(log: Log, feedback_id: str) -> None:
-    event = FeedbackRecorded(feedback_id=feedback_id, answer_id=feedback_id, model="support", score=1, actor="ann")
+    event = FeedbackRecorded(
+        feedback_id=feedback_id, answer_id=feedback_id, model="support", score=1, actor="ann"
+    )
     headers = [("ce_id", f"event-{feedback_id}".encode()), ("ce_type", event.ce_type().encode())]
     log.append(event.topic, feedback_id.encode(), event.model_dump_json().encode(), headers)
 

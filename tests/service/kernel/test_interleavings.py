@@ -86,9 +86,13 @@ class World:
         good = sorted(f for f in FEEDBACK if not f.startswith("poison"))
         assert await self.first.effects() == good, "first service: an effect is lost or doubled"
         assert await self.second.effects() == good, "second service: an effect is lost or doubled"
-        assert len(set(self.log.ids("training.status"))) == len(good), "an event is lost, or sent under two ids"
+        assert len(set(self.log.ids("training.status"))) == len(good), (
+            "an event is lost, or sent under two ids"
+        )
         dead = self.log.records.get("feedback.recorded.data.dlq", [])
-        assert {value for _, value, _ in dead} == {self.log.records["feedback.recorded"][2][1]}, "the poison is lost"
+        assert {value for _, value, _ in dead} == {self.log.records["feedback.recorded"][2][1]}, (
+            "the poison is lost"
+        )
         async with self.first.db.unit_of_work() as work:
             states = {row[0]: row[1] for row in await work.execute("SELECT event_id, state FROM inbox")}
         assert states == {f"event-{f}": "dead" if f.startswith("poison") else "done" for f in FEEDBACK}
@@ -134,7 +138,9 @@ def explore(world: World, examples: int) -> None:
 def crash_everywhere(world: World) -> None:
     """The same short story, with a crash at each I/O of a delivery and of the relay in turn."""
     for crash_at in range(1, 15):
-        world.play([("first", 0, crash_at), ("first", 0, None), ("relay-first", 0, None), ("second", 0, crash_at)])
+        world.play(
+            [("first", 0, crash_at), ("first", 0, None), ("relay-first", 0, None), ("second", 0, crash_at)]
+        )
     for crash_at in range(1, 6):
         world.play([("first", 0, None), ("first", 0, None), ("relay-first", 0, crash_at)])
 
@@ -164,7 +170,9 @@ _UNIT = Database.unit_of_work
 
 
 async def _marks_before_sending(self: Any, connection: Any, producer: Any) -> int:
-    rows = await (await connection.execute("SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY id")).fetchall()
+    rows = await (
+        await connection.execute("SELECT * FROM outbox WHERE sent_at IS NULL ORDER BY id")
+    ).fetchall()
     await connection.execute("UPDATE outbox SET sent_at = now() WHERE sent_at IS NULL")
     await connection.commit()
     await self._send(producer, rows)
@@ -178,14 +186,18 @@ def test_mutant_without_inbox_is_caught(world: World, monkeypatch: pytest.Monkey
         explore(world, EXAMPLES)
 
 
-def test_mutant_that_acknowledges_before_the_commit_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_that_acknowledges_before_the_commit_is_caught(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(world, "ack_first", True)
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         crash_everywhere(world)
         explore(world, EXAMPLES)
 
 
-def test_mutant_that_commits_before_the_outbox_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutant_that_commits_before_the_outbox_is_caught(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Database, "unit_of_work", _commits_before_the_outbox)
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         crash_everywhere(world)

@@ -23,7 +23,24 @@ def test_good_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "-a", "A", "a\n", "a b", "a/b", "../a", "a" * 49, "ä", "a\x00", "a.b", "a\u2028", "%2e", "a;b", "'", "\ud800"],
+    [
+        "",
+        "-a",
+        "A",
+        "a\n",
+        "a b",
+        "a/b",
+        "../a",
+        "a" * 49,
+        "ä",
+        "a\x00",
+        "a.b",
+        "a\u2028",
+        "%2e",
+        "a;b",
+        "'",
+        "\ud800",
+    ],
 )
 def test_hostile_names_are_refused(name: str) -> None:
     with pytest.raises(ValidationError):
@@ -72,7 +89,14 @@ def test_gates_take_finite_bars_only(bar: float) -> None:
 
 def test_events_ignore_unknown_fields_and_keep_their_topic() -> None:
     feedback = FeedbackRecorded.model_validate(
-        {"feedback_id": "f", "answer_id": "a", "model": "support", "score": 1, "actor": "ann", "added_in_v9": 1}
+        {
+            "feedback_id": "f",
+            "answer_id": "a",
+            "model": "support",
+            "score": 1,
+            "actor": "ann",
+            "added_in_v9": 1,
+        }
     )
     assert feedback.partition_key() == "a"
     assert ModelEvaluated.ce_type() == "model.evaluated.v1"

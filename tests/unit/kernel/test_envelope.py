@@ -45,7 +45,10 @@ JSON = st.recursive(
     | st.integers(-(2**53), 2**53)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")), inner),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")), inner)
+    ),
     max_leaves=20,
 )
 
@@ -57,7 +60,9 @@ def test_accepts_all_plain_json(value: object) -> None:
 
 @given(st.lists(st.tuples(st.text(min_size=1).filter(lambda n: "\x00" not in n), st.none() | st.binary())))
 def test_headers_survive_the_database(headers: list[tuple[str, bytes | None]]) -> None:
-    packed = json.loads(json.dumps(pack_headers(headers), ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    packed = json.loads(
+        json.dumps(pack_headers(headers), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
     assert unpack_headers(packed) == [(name, value or b"") for name, value in headers]
 
 
@@ -81,8 +86,14 @@ def test_structured_mode_is_read_too() -> None:
     body = json.dumps(
         {"specversion": "1.0", "id": "x1", "source": "/crm", "type": "dataset.ready.v1", "data": {"a": 1}}
     ).encode()
-    incoming = read({"content-type": "application/cloudevents+json; charset=utf-8"}, body, "t/0/1", "dataset.ready", AT)
-    assert (incoming.envelope.id, incoming.envelope.source, json.loads(incoming.data)) == ("x1", "/crm", {"a": 1})
+    incoming = read(
+        {"content-type": "application/cloudevents+json; charset=utf-8"}, body, "t/0/1", "dataset.ready", AT
+    )
+    assert (incoming.envelope.id, incoming.envelope.source, json.loads(incoming.data)) == (
+        "x1",
+        "/crm",
+        {"a": 1},
+    )
 
 
 def test_a_foreign_message_is_named_by_its_place() -> None:
@@ -115,5 +126,12 @@ def test_ids_sort_by_time_and_are_unique() -> None:
 
 
 def test_references_are_what_one_searches_for() -> None:
-    payload = {"model": "support", "model_version": 2, "run_id": "r-1", "long": "x" * 500, "n": 3, "list": ["no"]}
+    payload = {
+        "model": "support",
+        "model_version": 2,
+        "run_id": "r-1",
+        "long": "x" * 500,
+        "n": 3,
+        "list": ["no"],
+    }
     assert references(payload) == ["r-1", "support:2"]
