@@ -9,6 +9,9 @@ import structlog
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from psycopg import OperationalError
+from sqlalchemy.exc import InterfaceError
+from sqlalchemy.exc import OperationalError as SqlOperationalError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -83,6 +86,12 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     )
 
 
+async def _outage(request: Request, error: Exception) -> JSONResponse:
+    log.warning("request.outage", path=_path(request), error=type(error).__name__)
+    detail = "A part of the platform is away for the moment."
+    return problem(_path(request), 503, "unavailable", detail, "Try again in a few seconds.", True)
+
+
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("request.failed", path=_path(request), error=type(error).__name__, exc_info=error)
     return problem(_path(request), 500, "internal_error", "Something broke here; it was logged.", "", False)
@@ -92,6 +101,8 @@ def install_errors(app: FastAPI) -> None:
     app.add_exception_handler(DriftwheelError, _expected)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    for outage in (OperationalError, SqlOperationalError, InterfaceError):
+        app.add_exception_handler(outage, _outage)
     app.add_exception_handler(Exception, _unexpected)
 
 

@@ -1,0 +1,22 @@
+"""The whole platform on a random tiny model: every process is real, only the language skill is missing."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.base_model.tiny import make_tiny
+from infra.local.settings import LocalSettings
+from infra.local.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def full_stack() -> Iterator[Stack]:
+    home = Path(tempfile.mkdtemp(prefix="driftwheel-faults-"))
+    make_tiny(home / "tiny-model", tokenizer=LocalSettings().base_model)
+    with Stack(home, engine="transformers", base_model=home / "tiny-model", http_port=18180) as stack:
+        stack.start()
+        yield stack
+    shutil.rmtree(home, ignore_errors=True)
