@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import psycopg
 import structlog
@@ -71,7 +71,7 @@ class UnitOfWork:
 
     async def execute(
         self, statement: str, parameters: Mapping[str, Any] | None = None
-    ) -> CursorResult[Unpack[tuple[Any, ...]]]:
+    ) -> CursorResult[*tuple[Any, ...]]:
         """Run one SQL statement with `:name` parameters, for what the mapped classes do not say well."""
         return await (await self.session.connection()).execute(text(statement), parameters)
 
@@ -196,18 +196,19 @@ def _procrastinate(connection: Connection) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m shared.db upgrade <service>`: reads DRIFTWHEEL_<SERVICE>__DATABASE_URL."""
+    """`python -m shared.db upgrade <service> …`: reads DRIFTWHEEL_<SERVICE>__DATABASE_URL of each."""
     import os
 
-    if len(argv) != 2 or argv[0] != "upgrade":
-        sys.stderr.write("usage: python -m shared.db upgrade <service>\n")
+    if len(argv) < 2 or argv[0] != "upgrade":
+        sys.stderr.write("usage: python -m shared.db upgrade <service> …\n")
         return 2
-    variable = f"DRIFTWHEEL_{argv[1].upper()}__DATABASE_URL"
-    url = os.environ.get(variable)
-    if not url:
-        sys.stderr.write(f"{variable} is not set: give the URL of the service's database\n")
+    urls = {service: os.environ.get(f"DRIFTWHEEL_{service.upper()}__DATABASE_URL") for service in argv[1:]}
+    if missing := [service for service, url in urls.items() if not url]:
+        names = ", ".join(f"DRIFTWHEEL_{service.upper()}__DATABASE_URL" for service in missing)
+        sys.stderr.write(f"{names} is not set: give the URL of each service's database\n")
         return 2
-    upgrade(argv[1], url)
+    for service, url in urls.items():
+        upgrade(service, str(url))
     return 0
 
 

@@ -20,7 +20,7 @@ PHRASES = (
 )  # fmt: skip
 
 
-def rows(times: int = 3) -> bytes:
+def rows(times: int = 7) -> bytes:
     """Enough distinct rows for a dataset; what they say does not matter to a random model."""
     made = [
         {"prompt": f"{phrase.format(intent)} {n}", "completion": intent}

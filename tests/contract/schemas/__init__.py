@@ -29,10 +29,11 @@ def _resolve(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 def _breaks(old: dict[str, Any], new: dict[str, Any], old_root: Any, new_root: Any, path: str) -> list[str]:
     old, new = _resolve(old, old_root), _resolve(new, new_root)
-    found = []
-    for keyword in ("type", "enum", "const", "pattern"):
-        if old.get(keyword) != new.get(keyword):
-            found.append(f"{path or '.'}: {keyword} changed from {old.get(keyword)} to {new.get(keyword)}")
+    found = [
+        f"{path or '.'}: {keyword} changed from {old.get(keyword)} to {new.get(keyword)}"
+        for keyword in ("type", "enum", "const", "pattern")
+        if old.get(keyword) != new.get(keyword)
+    ]
     before, after = old.get("properties", {}), new.get("properties", {})
     found += [
         f"{path}.{name}: required field added" for name in new.get("required", []) if name not in before

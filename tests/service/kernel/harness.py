@@ -134,7 +134,7 @@ class Service:
             return [row[0] for row in await work.execute("SELECT effect FROM effects ORDER BY effect")]
 
 
-class counted:  # noqa: N801 (a context manager, used like a function)
+class counted:
     """Count the database's I/Os of the code inside: each use of the connection, and both sides of a commit."""
 
     def __init__(self, io: Io) -> None:

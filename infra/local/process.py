@@ -1,0 +1,124 @@
+"""One child process in a group of its own, with its output in a log file."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from infra.local.part import Launch
+
+MARK = "DRIFTWHEEL_PART"
+"""Environment variable every child carries, `<home>|<stack>|<part>`: how a sweep knows whose process it is."""
+LOG_LIMIT_BYTES = 10_000_000
+
+
+class Process:
+    """A running child. Signals go to its whole group."""
+
+    def __init__(self, launch: Launch, log: Path, mark: str):
+        rotate(log)
+        if launch.cpus:
+            os.sched_setaffinity(
+                0, launch.cpus
+            )  # this thread's; the child inherits it before its first instruction
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                launch.command,
+                env={**launch.environment, MARK: mark},
+                cwd=launch.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                user=launch.user,
+                group=launch.user,
+                extra_groups=[] if launch.user is not None else None,
+            )
+        self.pid = self._popen.pid
+
+    def exit_code(self) -> int | None:
+        return self._popen.poll()
+
+    def wait(self) -> int:
+        return self._popen.wait()
+
+    def signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL the main process alone, as a crash would, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        self._popen.wait()
+
+    def stop(self, number: signal.Signals, grace_seconds: float) -> None:
+        """Ask the group to stop, wait, then SIGKILL what is left of it."""
+        self.signal_group(number)
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(grace_seconds)
+        self.signal_group(signal.SIGKILL)
+        self._popen.wait()
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the process and its descendants."""
+        with suppress(psutil.Error):
+            root = psutil.Process(self.pid)
+            return sum(_rss(p) for p in [root, *root.children(recursive=True)])
+        return 0
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def marked(home: Path, stack: str | None = None, besides: str | None = None) -> list[psutil.Process]:
+    """Processes started for this home: of one stack, or of any stack but `besides`."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            owner, _, rest = process.environ().get(MARK, "").partition("|")
+            owner_stack = rest.partition("|")[0]
+            if owner == str(home) and owner_stack != besides and stack in (None, owner_stack):
+                found.append(process)
+    return found
+
+
+def sweep(
+    home: Path, stack: str | None = None, besides: str | None = None, grace_seconds: float = 5.0
+) -> list[int]:
+    """End every process `marked` finds, politely first; returns their pids."""
+    found = [p for p in marked(home, stack, besides) if p.pid != os.getpid()]
+    for process in found:
+        with suppress(psutil.Error):
+            process.terminate()
+    deadline = time.monotonic() + grace_seconds
+    psutil.wait_procs(found, timeout=grace_seconds)
+    for process in found:
+        with suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+    psutil.wait_procs(found, timeout=max(1.0, deadline - time.monotonic()))
+    return [p.pid for p in found]
+
+
+def rotate(log: Path) -> None:
+    """Keep one older log when the current one has grown large."""
+    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    if not log.exists():
+        return "(no log)"
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 16_384))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])

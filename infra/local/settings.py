@@ -1,0 +1,75 @@
+"""What a user may set for the embedded stack; every address given here replaces the part it names."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+EngineName = Literal["vllm", "transformers"]
+
+
+class LocalSettings(BaseSettings):
+    """Settings of the embedded stack, prefix `DRIFTWHEEL_`."""
+
+    model_config = SettingsConfigDict(env_prefix="DRIFTWHEEL_", extra="ignore", hide_input_in_errors=True)
+
+    home: Path = Field(ROOT / ".driftwheel", description="Folder of all state: data, logs, secrets.")
+    cache: Path = Field(
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftwheel",
+        description="Folder of downloads that all stacks share, such as jars.",
+    )
+    base_model: Path = Field(
+        ROOT / ".driftwheel" / "base-model",
+        description="Folder of the base model (safetensors, tokenizer, config).",
+    )
+    engine: EngineName = Field(
+        "vllm", description="Inference engine to start: vllm, or the small transformers one."
+    )
+    engine_python: Path = Field(
+        ROOT / ".venv-engine" / "bin" / "python",
+        description="Interpreter of the environment that holds vLLM.",
+    )
+    engine_max_lora_rank: int = Field(
+        16,
+        ge=1,
+        le=512,
+        description="Largest rank of any adapter; a generous value makes vLLM up to 7 times slower.",
+    )
+    engine_url: str | None = Field(None, description="Your own engine; then none is started.")
+    kafka_bootstrap: str | None = Field(None, description="Your own Kafka, host:port; then none is started.")
+    postgres_url: SecretStr | None = Field(
+        None,
+        description="Your own PostgreSQL as an administrator's URL; databases and roles are created in it.",
+    )
+    s3_endpoint: str | None = Field(
+        None, description="Your own S3 store, http(s)://host:port; then none is started."
+    )
+    s3_access_key: str = Field("", description="Access key for your own S3 store.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key for your own S3 store.")
+    durable: bool = Field(
+        True,
+        description="Survive a power loss: PostgreSQL waits for the disk. Killed processes lose nothing either way.",
+    )
+    http_port: int = Field(
+        8080, ge=1, le=65535, description="Preferred port of the front door; a taken one is skipped."
+    )
+
+    @field_validator("home")
+    @classmethod
+    def _one_name(cls, home: Path) -> Path:
+        return home.resolve()  # processes are found by it, so it must have one spelling
+
+    @field_validator("cache", "base_model", "engine_python")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return (
+            path.absolute()
+        )  # parts run in folders of their own; not resolved, since a venv's python is a link
+
+    @classmethod
+    def of(cls, home: Path | None = None, **given: Any) -> Self:
+        """The environment's settings with the given ones on top."""
+        return cls(**(given | ({"home": home} if home else {})))

@@ -1,0 +1,101 @@
+"""Where one stack lives: its folders, ports, credentials, and what each service is told about them."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.credentials import Credentials
+from infra.local.environment import Addresses, database_url, service_environment
+from infra.local.ports import LOOPBACK
+from infra.local.settings import ROOT, LocalSettings
+
+
+@dataclass(frozen=True)
+class Site:
+    """Everything a part needs to know to start. Addresses are the user's own where given, else ours."""
+
+    settings: LocalSettings
+    credentials: Credentials
+    ports: Mapping[str, int]
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    def folder(self, *names: str) -> Path:
+        path = self.home.joinpath(*names)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def log(self, part: str) -> Path:
+        return self.folder("logs") / f"{part}.log"
+
+    def url(self, part: str) -> str:
+        return f"http://{LOOPBACK}:{self.ports[part]}"
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        return self.settings.kafka_bootstrap or f"{LOOPBACK}:{self.ports['kafka']}"
+
+    @property
+    def s3_endpoint(self) -> str:
+        return self.settings.s3_endpoint or self.url("s3")
+
+    @property
+    def engine_url(self) -> str:
+        return self.settings.engine_url or self.url("engine")
+
+    @property
+    def postgres_admin_url(self) -> str:
+        if self.settings.postgres_url:
+            return self.settings.postgres_url.get_secret_value()
+        server = f"postgresql://{LOOPBACK}:{self.ports['postgres']}"
+        return database_url(server, "postgres", self.credentials.postgres["admin"], "postgres")
+
+    def database_url(self, service: str) -> str:
+        return database_url(self.postgres_admin_url, service, self.credentials.postgres[service], service)
+
+    def s3_key(self, role: str) -> tuple[str, str]:
+        """Access and secret key; a user's own store has one pair for every role."""
+        if self.settings.s3_endpoint:
+            return self.settings.s3_access_key, self.settings.s3_secret_key.get_secret_value()
+        key = self.credentials.s3[role]
+        return key.access, key.secret
+
+    def env_for(self, service: str) -> dict[str, str]:
+        """Settings of one service as environment variables, prefix `DRIFTWHEEL_<SERVICE>__`."""
+        at = Addresses(
+            kafka=self.kafka_bootstrap,
+            postgres=self.postgres_admin_url,
+            s3=self.s3_endpoint,
+            engine=self.engine_url,
+            http_host=LOOPBACK,
+            jwks_file=str(self.home / "secrets" / "jwks.json"),
+            base_model=str(self.settings.base_model),
+            adapter_cache=str(self.folder("serving", "adapters")),
+        )
+        password, key = self.credentials.postgres.get(service, ""), self.s3_key(service)
+        return service_environment(service, at, self.ports.get(service, 0), password, key, self.settings.engine)
+
+    def settings_of(self, service: str) -> dict[str, str]:
+        """The user's own settings for one service; ours for addresses and credentials go on top."""
+        prefix = f"DRIFTWHEEL_{service.upper()}__"
+        return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
+def base_environment() -> dict[str, str]:
+    """Our own environment for a child, without settings and secrets meant for other parts."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWHEEL_")}
+
+
+def python_environment() -> dict[str, str]:
+    """The same for a child that imports this project."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return base_environment() | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def script(name: str) -> str:
+    """Full path of a program that a package put beside our interpreter."""
+    return str(Path(sys.executable).with_name(name))

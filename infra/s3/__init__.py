@@ -1,0 +1,1 @@
+"""The object store: which buckets there are and who may do what in them."""

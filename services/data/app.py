@@ -1,0 +1,42 @@
+"""Composition root of the data service: `python -m services.data.app`."""
+
+from fastapi import FastAPI
+
+from services.data.api import make_api
+from services.data.builder import Builder
+from services.data.handlers import make_handlers
+from services.data.service import BUILD_JOB, DataService
+from services.data.settings import Settings
+from shared.base_model import base_digest
+from shared.bus import make_broker
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.jobs import Jobs
+from shared.objects import S3Objects
+from shared.runtime import make_app, run_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    base_digest(settings.base_model)  # a missing base model is found now, not at the first build
+    db = Database("data", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
+    clock = SystemClock()
+    service = DataService(objects, clock)
+    builder = Builder(objects, settings, clock)
+    jobs = Jobs("data", db, stalled_after=settings.stalled_after_seconds)
+    jobs.add(BUILD_JOB, builder.run, builder.failed)
+    return make_app(
+        service="data",
+        settings=settings,
+        db=db,
+        broker=make_broker(settings, db, "data", [make_handlers(service)]),
+        api=[make_api(service, settings)],
+        jobs=jobs,
+        store=objects,
+    )
+
+
+if __name__ == "__main__":
+    run_app(create_app, Settings)

@@ -1,0 +1,208 @@
+"""What the data service remembers, and its rules as pure functions."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from sqlalchemy import BigInteger, DateTime, Index, UniqueConstraint
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+from shared.policy import Policy
+
+State = Literal["queued", "waiting", "running", "ready", "failed"]
+Why = Literal["upload", "drift"]
+
+UPLOADS, DATASETS, PREDICTIONS = "uploads", "datasets", "predictions"
+
+
+class Table(SQLModel, registry=registry()):
+    """Base of this service's tables."""
+
+
+class UploadedFile(Table, table=True):
+    """A file as OpenAI's API knows it; its content is `uploads/sha256/<sha256>`."""
+
+    __tablename__: ClassVar[Any] = "file"
+    id: str = Field(primary_key=True)
+    filename: str
+    bytes: int = Field(sa_type=BigInteger)
+    purpose: str
+    sha256: str
+    created_by: str
+    created_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Declared(Table, table=True):
+    """The newest policy of a model."""
+
+    model: str = Field(primary_key=True)
+    revision: int
+    policy: dict[str, Any] = Field(sa_type=JSONB)
+
+    def parsed(self) -> Policy:
+        return Policy.model_validate(self.policy)
+
+
+class Champion(Table, table=True):
+    """The dataset that the serving version of a model was trained on."""
+
+    model: str = Field(primary_key=True)
+    model_version: int
+    dataset_digest: str
+    sequence: int
+
+
+class Prediction(Table, table=True):
+    """An answer that left the platform, and where its text is."""
+
+    answer_id: str = Field(primary_key=True)
+    model: str
+    outcome: str
+    key: str
+    line: int = Field(sa_type=BigInteger)
+    served_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Feedback(Table, table=True):
+    """A judgement of an answer; it may come before the answer."""
+
+    __table_args__ = (Index("feedback_answer", "answer_id"), Index("feedback_model", "model"))
+    feedback_id: str = Field(primary_key=True)
+    answer_id: str
+    model: str
+    score: float
+    corrected: str | None = None
+    actor: str
+    recorded_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Drift(Table, table=True):
+    """A drift that was announced; only the verdict `retrain` asks for a dataset."""
+
+    drift_id: str = Field(primary_key=True)
+    model: str
+    verdict: str
+    dataset_digest: str
+    severity: float
+    received_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Build(Table, table=True):
+    """One wish for a dataset, from the wish to its end."""
+
+    __table_args__ = (
+        UniqueConstraint("drift_id", name="build_drift"),
+        Index("build_model", "model", "created_at"),
+        Index("build_digest", "digest"),
+    )
+    id: str = Field(primary_key=True)
+    model: str
+    why: str
+    state: str
+    detail: str = ""
+    files: list[str] = Field(default_factory=list, sa_type=JSONB)
+    format: str | None = None
+    drift_id: str | None = None
+    digest: str | None = None
+    generation: int | None = None
+    parents: list[str] = Field(default_factory=list, sa_type=JSONB)
+    rows: dict[str, int] = Field(default_factory=dict, sa_type=JSONB)
+    read: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict, sa_type=JSONB)
+    rejects: list[dict[str, str]] = Field(default_factory=list, sa_type=JSONB)
+    cause: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
+    created_by: str
+    created_at: datetime = Field(sa_type=DateTime(timezone=True))
+    finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+
+class Dataset(Table, table=True):
+    """A dataset that was announced. `generation` counts the retrainings that led to it, from 1."""
+
+    model: str = Field(primary_key=True)
+    digest: str = Field(primary_key=True)
+    generation: int
+    created_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Used(Table, table=True):
+    """Feedback that a dataset, or one of its ancestors, has taken in."""
+
+    digest: str = Field(primary_key=True)
+    feedback_id: str = Field(primary_key=True)
+
+
+class Labelled(NamedTuple):
+    """A served answer with the judgement that counts: the newest correction, else the newest score."""
+
+    answer_id: str
+    feedback_id: str
+    key: str
+    line: int
+    corrected: str | None
+    actor: str
+
+
+class Voices(NamedTuple):
+    """What one author contributed."""
+
+    labels: int
+    corrected: int
+
+
+class Chosen(NamedTuple):
+    """Labels for a new dataset, newest first, and those refused because their author gave too many."""
+
+    corrected: list[Labelled]
+    own: list[Labelled]
+    refused: list[Labelled]
+
+
+def author_cap(labels: Collection[int], share: float) -> int:
+    """Most labels one author may contribute, so that nobody exceeds `share` of what all contribute together.
+
+    0 when there are too few authors for that: then nobody speaks for the model.
+    """
+
+    def exceeded(cap: int) -> bool:
+        return cap > share * sum(min(number, cap) for number in labels)
+
+    # Every cap below an allowed one is allowed, so the number of allowed caps is the largest of them.
+    return bisect_left(range(1, max(labels, default=0) + 1), True, key=exceeded)
+
+
+def usable(voices: Collection[Voices], share: float) -> int:
+    """How many corrections remain under the author cap."""
+    cap = author_cap([voice.labels for voice in voices], share)
+    return sum(min(voice.corrected, cap) for voice in voices)
+
+
+def choose(labels: Sequence[Labelled], share: float) -> Chosen:
+    """Apply the author cap to labels that stand newest first; corrections are taken before own answers."""
+    cap = author_cap(Counter(label.actor for label in labels).values(), share)
+    chosen, taken = Chosen([], [], []), Counter[str]()
+    for label in sorted(labels, key=lambda label: label.corrected is None):
+        taken[label.actor] += 1
+        if taken[label.actor] > cap:
+            chosen.refused.append(label)
+        elif label.corrected is None:
+            chosen.own.append(label)
+        else:
+            chosen.corrected.append(label)
+    return chosen
+
+
+def missing(policy: Policy | None, corrected: int) -> str | None:
+    """What a retraining still waits for, or None."""
+    if policy is None:
+        return "Waiting until the model is declared: driftwheel apply POLICY.yaml"
+    if corrected < (needed := policy.retrain.min_corrected):
+        return (
+            f"Waiting for corrected answers: {corrected} of {needed} have come in that no dataset has used and no "
+            "author cap excludes. Send more (driftwheel feedback), or lower retrain.min_corrected."
+        )
+    return None

@@ -1,0 +1,31 @@
+"""Kafka edge: parse, one call, return."""
+
+from services.data.service import DataService
+from shared.bus import EventRouter, Work, make_router
+from shared.events import DriftDetected, FeedbackRecorded, ModelDeclared, ModelPromoted, PredictionServed
+
+
+def make_handlers(service: DataService) -> EventRouter:
+    router = make_router("data")
+
+    @router.on(ModelDeclared)
+    async def on_model_declared(event: ModelDeclared, work: Work) -> None:
+        await service.declare(work, event)
+
+    @router.on(PredictionServed)
+    async def on_prediction_served(event: PredictionServed, work: Work) -> None:
+        await service.served(work, event)
+
+    @router.on(FeedbackRecorded)
+    async def on_feedback_recorded(event: FeedbackRecorded, work: Work) -> None:
+        await service.judged(work, event)
+
+    @router.on(ModelPromoted)
+    async def on_model_promoted(event: ModelPromoted, work: Work) -> None:
+        await service.promote(work, event)
+
+    @router.on(DriftDetected)
+    async def on_drift_detected(event: DriftDetected, work: Work) -> None:
+        await service.drifted(work, event)
+
+    return router

@@ -1,0 +1,27 @@
+"""Settings of the data service."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import ServiceSettings, settings_config
+
+
+class Settings(ServiceSettings):
+    """Environment: DRIFTWHEEL_DATA__<FIELD>."""
+
+    model_config = settings_config("data")
+
+    base_model: Path = Field(
+        description="Folder of the base model; its tokenizer and chat template are read."
+    )
+    max_upload_bytes: int = Field(536_870_912, ge=1_024, description="Largest uploaded file, in bytes.")
+    max_row_bytes: int = Field(
+        1_048_576, ge=1_024, description="Longest row that is read; longer ones are counted."
+    )
+    max_rows: int = Field(
+        2_000_000, ge=10, description="Most rows read for one dataset (about 200 bytes each)."
+    )
+    scratch: Path | None = Field(
+        None, description="Folder for files in progress; the system's own if not set."
+    )

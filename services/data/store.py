@@ -1,0 +1,158 @@
+"""The only SQL of this service."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import func, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.data.domain import (
+    Build,
+    Champion,
+    Dataset,
+    Declared,
+    Drift,
+    Feedback,
+    Labelled,
+    Prediction,
+    UploadedFile,
+    Used,
+    Voices,
+)
+
+_LABELS = """
+WITH judged AS (
+    SELECT DISTINCT ON (f.answer_id) f.answer_id, f.feedback_id, f.score, f.corrected, f.actor, f.recorded_at,
+        p.key, p.line, p.outcome
+    FROM feedback f JOIN prediction p ON p.answer_id = f.answer_id AND p.model = f.model
+    WHERE f.model = :model AND NOT EXISTS (
+        SELECT FROM used u WHERE u.digest = :digest AND u.feedback_id = f.feedback_id)
+    ORDER BY f.answer_id, f.corrected IS NULL, f.recorded_at DESC, f.feedback_id DESC
+), label AS (
+    SELECT * FROM judged WHERE corrected IS NOT NULL OR (score >= 1 AND outcome = 'ok')
+)
+"""
+_NEWEST = "SELECT answer_id, feedback_id, key, line, corrected, actor FROM label ORDER BY recorded_at DESC, feedback_id DESC"
+_VOICES = "SELECT count(*), count(corrected) FROM label GROUP BY actor"
+
+
+class Store:
+    """Reads and writes in the session of one unit of work."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def add(self, row: UploadedFile | Build) -> None:
+        self._session.add(row)
+
+    async def add_once(self, row: Prediction | Feedback | Drift | Dataset) -> bool:
+        """False if a row with this key exists; it stays as it is."""
+        statement = insert(type(row)).values(**row.model_dump()).on_conflict_do_nothing().returning(text("1"))
+        return (await self._session.execute(statement)).scalar() is not None
+
+    async def file(self, file_id: str) -> UploadedFile | None:
+        return await self._session.get(UploadedFile, file_id)
+
+    async def files(
+        self, purpose: str | None, after: UploadedFile | None, limit: int, newest: bool
+    ) -> list[UploadedFile]:
+        """A page of files by time of upload, following `after`."""
+        place = (col(UploadedFile.created_at), col(UploadedFile.id))
+        query = (
+            select(UploadedFile)
+            .order_by(*(part.desc() if newest else part.asc() for part in place))
+            .limit(limit)
+        )
+        if purpose is not None:
+            query = query.where(UploadedFile.purpose == purpose)
+        if after is not None:
+            here, there = tuple_(*place), (after.created_at, after.id)
+            query = query.where(here < there if newest else here > there)
+        return list((await self._session.exec(query)).all())
+
+    async def declared(self, model: str) -> Declared | None:
+        return await self._session.get(Declared, model)
+
+    async def declare(self, row: Declared) -> bool:
+        """False for a revision that is not newer than the known one."""
+        return await self._newer(row, Declared.revision, row.revision)
+
+    async def parent(self, build: Build) -> str:
+        """What a retraining builds on: the champion's dataset, or the drift's while no promotion is known."""
+        if champion := await self._session.get(Champion, build.model):
+            return champion.dataset_digest
+        return (await self._session.get_one(Drift, build.drift_id)).dataset_digest
+
+    async def promote(self, row: Champion) -> bool:
+        """False for an alias event that is not newer than the known one."""
+        return await self._newer(row, Champion.sequence, row.sequence)
+
+    async def _newer(self, row: Declared | Champion, version: Any, value: int) -> bool:
+        values = row.model_dump()
+        statement = insert(type(row)).values(**values)
+        statement = statement.on_conflict_do_update(
+            index_elements=["model"], set_=values, where=col(version) < value
+        )
+        return (await self._session.execute(statement.returning(text("1")))).scalar() is not None
+
+    async def lock_model(self, model: str, *, shared: bool) -> None:
+        """Until the end of the transaction: who asks for a dataset excludes those who bring labels for it.
+
+        Else a wish and the last missing label, both not yet committed, would not see each other.
+        """
+        name = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+        await self._session.execute(text(f"SELECT {name}(hashtextextended(:model, 0))"), {"model": model})
+
+    async def waiting(self, model: str) -> Sequence[Build]:
+        """Builds that wait, locked, so that labels which arrive together are counted one after the other."""
+        query = (
+            select(Build)
+            .where(Build.model == model, Build.state == "waiting")
+            .order_by(col(Build.created_at))
+        )
+        return (await self._session.exec(query.with_for_update())).all()
+
+    async def build(self, build_id: str, *, lock: bool = False) -> Build | None:
+        query = select(Build).where(Build.id == build_id)
+        return (await self._session.exec(query.with_for_update() if lock else query)).first()
+
+    async def build_of_dataset(self, digest: str) -> Build | None:
+        """The first build that made this dataset."""
+        query = select(Build).where(Build.digest == digest).order_by(col(Build.finished_at)).limit(1)
+        return (await self._session.exec(query)).first()
+
+    async def builds(self, model: str | None, limit: int) -> Sequence[Build]:
+        query = select(Build).order_by(col(Build.created_at).desc()).limit(limit)
+        return (await self._session.exec(query.where(Build.model == model) if model else query)).all()
+
+    async def generation(self, model: str, digests: Collection[str]) -> int:
+        """The highest generation among these datasets of a model; 0 when none is known."""
+        query = select(func.max(Dataset.generation)).where(
+            Dataset.model == model, col(Dataset.digest).in_(digests)
+        )
+        return (await self._session.exec(query)).one() or 0
+
+    async def labels(self, model: str, digest: str) -> list[Labelled]:
+        """Labels that the dataset `digest` and its ancestors have not taken in, newest first."""
+        rows = await self._session.execute(text(_LABELS + _NEWEST), {"model": model, "digest": digest})
+        return [Labelled(*row) for row in rows]
+
+    async def voices(self, model: str, digest: str) -> list[Voices]:
+        """The same labels, counted by author."""
+        rows = await self._session.execute(text(_LABELS + _VOICES), {"model": model, "digest": digest})
+        return [Voices(*row) for row in rows]
+
+    async def use(self, digest: str, parents: Sequence[str], feedback_ids: Sequence[str]) -> None:
+        """Remember what a dataset has taken in, its parents' share included."""
+        await self._session.execute(
+            text(
+                "INSERT INTO used (digest, feedback_id) SELECT :digest, feedback_id FROM used "
+                "WHERE digest = ANY(:parents) ON CONFLICT DO NOTHING"
+            ),
+            {"digest": digest, "parents": list(parents)},
+        )
+        if feedback_ids:
+            rows = [{"digest": digest, "feedback_id": feedback_id} for feedback_id in feedback_ids]
+            await self._session.execute(insert(Used).on_conflict_do_nothing(), rows)

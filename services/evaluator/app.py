@@ -1,0 +1,28 @@
+"""Composition root of the evaluator: `python -m services.evaluator.app`. The work itself is in worker.py."""
+
+from fastapi import FastAPI
+
+from services.evaluator.api import make_api
+from services.evaluator.handlers import make_handlers
+from services.evaluator.service import EvaluatorService
+from services.evaluator.settings import Settings
+from shared.bus import make_broker
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.runtime import make_app, run_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    db = Database("evaluator", settings.database_url.get_secret_value())
+    service = EvaluatorService(SystemClock())
+    return make_app(
+        service="evaluator",
+        settings=settings,
+        db=db,
+        broker=make_broker(settings, db, "evaluator", [make_handlers(service)]),
+        api=[make_api(service)],
+    )
+
+
+if __name__ == "__main__":
+    run_app(create_app, Settings)

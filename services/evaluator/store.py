@@ -1,0 +1,58 @@
+"""The only SQL of this service."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from services.evaluator.domain import Champion, Declared, Evaluation
+
+
+class Store:
+    """Reads and writes in the session of one unit of work."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def declare(self, row: Declared) -> None:
+        """Keep the newest revision."""
+        await self._newer(row, col(Declared.revision), row.revision)
+
+    async def promote(self, row: Champion) -> None:
+        """Keep the newest alias event."""
+        await self._newer(row, col(Champion.sequence), row.sequence)
+
+    async def _newer(self, row: Declared | Champion, column: Any, value: int) -> None:
+        values = row.model_dump()
+        statement = insert(type(row)).values(**values)
+        await self._session.execute(
+            statement.on_conflict_do_update(index_elements=["model"], set_=values, where=column < value)
+        )
+
+    async def declared(self, model: str) -> Declared | None:
+        return await self._session.get(Declared, model)
+
+    async def champion(self, model: str, *, lock: bool = False) -> Champion | None:
+        """`lock` keeps it from moving until this unit of work ends."""
+        query = select(Champion).where(Champion.model == model)
+        return (await self._session.exec(query.with_for_update(read=True) if lock else query)).first()
+
+    async def add(self, row: Evaluation) -> bool:
+        """False if this comparison is known."""
+        statement = (
+            insert(Evaluation).values(**row.model_dump()).on_conflict_do_nothing().returning(text("1"))
+        )
+        return (await self._session.execute(statement)).scalar() is not None
+
+    async def evaluation(self, evaluation_id: str) -> Evaluation | None:
+        return await self._session.get(Evaluation, evaluation_id)
+
+    async def evaluations(self, model: str | None, limit: int) -> Sequence[Evaluation]:
+        """Newest first."""
+        query = (
+            select(Evaluation).order_by(col(Evaluation.created_at).desc(), col(Evaluation.id)).limit(limit)
+        )
+        return (await self._session.exec(query.where(Evaluation.model == model) if model else query)).all()

@@ -1,0 +1,121 @@
+"""What events tell the monitor: each becomes a row, and any of them may come first, late or twice."""
+
+from datetime import UTC, datetime
+
+from services.monitor.domain import PREDICTIONS, Feedback, Prediction, Promotion, Rollout, Watched
+from services.monitor.store import Store
+from shared.clock import Clock
+from shared.db import UnitOfWork
+from shared.events import (
+    FeedbackRecorded,
+    ModelDeclared,
+    ModelPromoted,
+    ModelRejected,
+    PredictionServed,
+    RolloutChanged,
+    TrainingStatus,
+)
+
+_ENDS_IN = ("rejected", "failed", "cancelled")
+
+
+class MonitorService:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
+        policy = event.policy
+        await Store(work).put_watched(
+            Watched(
+                model=event.model,
+                revision=event.revision,
+                drift=policy.drift.model_dump(mode="json"),
+                retrain=policy.retrain.model_dump(mode="json"),
+            )
+        )
+
+    async def record_prediction(self, work: UnitOfWork, event: PredictionServed) -> None:
+        # Only the bucket of predictions is ever read, whatever an event may name.
+        place = event.text if event.text and event.text.bucket == PREDICTIONS else None
+        await Store(work).add_once(
+            Prediction(
+                answer_id=event.answer_id,
+                model=event.model,
+                model_version=event.model_version,
+                arm=event.arm,
+                outcome=event.outcome,
+                error=event.error,
+                latency_ms=event.latency_ms,
+                first_token_ms=event.first_token_ms,
+                text_key=place.key if place else None,
+                text_line=place.line if place else None,
+                served_at=_aware(event.served_at),
+                seen_at=self._clock.now(),
+            )
+        )
+
+    async def record_feedback(self, work: UnitOfWork, event: FeedbackRecorded) -> None:
+        await Store(work).add_once(
+            Feedback(
+                feedback_id=event.feedback_id,
+                answer_id=event.answer_id,
+                model=event.model,
+                score=event.score,
+                seen_at=self._clock.now(),
+            )
+        )
+
+    async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
+        store = Store(work)
+        await store.add_once(
+            Promotion(
+                model=event.model,
+                sequence=event.sequence,
+                model_version=event.model_version,
+                dataset_digest=event.dataset_digest,
+                quality=event.quality,
+                rollback=event.rollback,
+                promoted_at=self._clock.now(),
+            )
+        )
+        if event.drift_id:
+            await store.end_flight(event.drift_id, "promoted", self._clock.now())
+
+    async def follow_rollout(self, work: UnitOfWork, event: RolloutChanged) -> None:
+        store = Store(work)
+        await store.put_rollout(
+            Rollout(
+                rollout_id=event.rollout_id,
+                model=event.model,
+                model_version=event.model_version,
+                champion_version=event.champion_version,
+                state=event.state,
+                step=event.step,
+                weight=event.weight,
+                reason=event.reason,
+                seen_at=self._clock.now(),
+            )
+        )
+        if event.drift_id and event.state == "rolled_back":
+            await store.end_flight(event.drift_id, "rolled back", self._clock.now())
+        elif event.drift_id:
+            await store.set_stage(event.drift_id, f"rollout {event.state}, {event.weight:g} %")
+
+    async def follow_training(self, work: UnitOfWork, event: TrainingStatus) -> None:
+        if not event.drift_id:
+            return
+        if event.state in _ENDS_IN:
+            outcome = f"training {event.state}: {event.reason}"
+            await Store(work).end_flight(event.drift_id, outcome[:500], self._clock.now())
+        else:
+            await Store(work).set_stage(event.drift_id, f"training {event.state}")
+
+    async def follow_rejection(self, work: UnitOfWork, event: ModelRejected) -> None:
+        if event.drift_id:
+            outcome = f"version {event.model_version} rejected: {'; '.join(event.reasons)}"
+            await Store(work).end_flight(event.drift_id, outcome[:500], self._clock.now())
+
+
+def _aware(time: datetime) -> datetime:
+    """A producer that names no zone means UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

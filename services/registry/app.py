@@ -1,0 +1,34 @@
+"""Composition root of the registry: `python -m services.registry.app`."""
+
+from fastapi import FastAPI
+
+from services.registry.api import make_api
+from services.registry.catalogue import Catalogue
+from services.registry.handlers import make_handlers
+from services.registry.service import Registry
+from services.registry.settings import Settings
+from shared.bus import make_broker
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.objects import S3Objects
+from shared.runtime import make_app, run_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    db = Database("registry", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
+    registry = Registry(objects, SystemClock())
+    return make_app(
+        service="registry",
+        settings=settings,
+        db=db,
+        broker=make_broker(settings, db, "registry", [make_handlers(registry)]),
+        api=[make_api(registry, Catalogue())],
+        store=objects,
+    )
+
+
+if __name__ == "__main__":
+    run_app(create_app, Settings)

@@ -1,0 +1,151 @@
+"""HTTP edge: OpenAI's routes and feedback under /v1, rollouts beside them."""
+
+from typing import Annotated, Self
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from services.serving import store
+from services.serving.domain import Feedback, Rollout
+from services.serving.gateway import Gateway
+from services.serving.live import Live
+from services.serving.requests import ChatRequest, CompletionRequest
+from services.serving.routing import Target
+from services.serving.service import ServingService
+from shared.auth import Caller, requires
+from shared.errors import NotFound
+from shared.text import Contract, Json, ModelName, Share, Text
+from shared.web import HttpWork
+
+Chatter = Annotated[Caller, requires("chat")]
+Reader = Annotated[Caller, requires("model:read")]
+Writer = Annotated[Caller, requires("model:write")]
+Judge = Annotated[Caller, requires("feedback")]
+RolloutId = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f-]{36}\z")]
+
+
+class Judgement(Contract):
+    """Was an answer right? `answer_id` is its x-answer-id header, or the id in its body."""
+
+    answer_id: Annotated[str, StringConstraints(pattern=r"\A(?:(?:chatcmpl|cmpl)-)?[0-9a-f-]{36}\z")]
+    score: Share | None = Field(None, description="1 is right, 0 is wrong.")
+    correct: bool | None = Field(None, description="Instead of a score.")
+    corrected: Annotated[Text, Field(min_length=1, max_length=8_000)] | None = Field(
+        None, description="The answer it should have been."
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.score is None) == (self.correct is None):
+            raise ValueError("give exactly one of score and correct")
+        return self
+
+    def value(self) -> float:
+        return float(self.score if self.score is not None else bool(self.correct))
+
+
+class Abort(Contract):
+    reason: Annotated[Text, Field(min_length=1, max_length=500)]
+
+
+def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", tags=["answers"], openapi_extra=_body(ChatRequest))
+    async def chat(request: Request, caller: Chatter) -> Response:
+        return await gateway.answer("chat/completions", request, caller)
+
+    @router.post("/v1/completions", tags=["answers"], openapi_extra=_body(CompletionRequest))
+    async def completions(request: Request, caller: Chatter) -> Response:
+        return await gateway.answer("completions", request, caller)
+
+    @router.get("/v1/models", tags=["answers"])
+    async def models(_caller: Chatter) -> Json:
+        return {"object": "list", "data": model_cards(live)}
+
+    @router.get("/v1/models/{name}", tags=["answers"])
+    async def model(name: str, _caller: Chatter) -> Json:
+        for card in model_cards(live):
+            if card["id"] == name:
+                return card
+        raise NotFound("There is no such model here.", "List the models: GET /v1/models.")
+
+    @router.post("/v1/feedback", tags=["feedback"])
+    async def feedback(body: Judgement, work: HttpWork, caller: Judge) -> Json:
+        answer_id = body.answer_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        return feedback_view(
+            await service.judge(work, answer_id, body.value(), body.corrected, caller.subject)
+        )
+
+    @router.get("/rollouts", tags=["rollouts"])
+    async def rollouts(
+        work: HttpWork,
+        _caller: Reader,
+        model: ModelName | None = None,
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    ) -> Json:
+        return {"rollouts": [rollout_view(found) for found in await store.rollouts(work, model, limit)]}
+
+    @router.get("/rollouts/{rollout_id}", tags=["rollouts"])
+    async def rollout(rollout_id: RolloutId, work: HttpWork, _caller: Reader) -> Json:
+        found, statistics = await service.rollout(work, rollout_id)
+        return {**rollout_view(found), "statistics": [arm.model_dump(mode="json") for arm in statistics]}
+
+    @router.post("/rollouts/{rollout_id}/abort", tags=["rollouts"])
+    async def abort(rollout_id: RolloutId, body: Abort, work: HttpWork, caller: Writer) -> Json:
+        return rollout_view(await service.abort(work, rollout_id, body.reason, caller.subject))
+
+    @router.get("/adapters", tags=["rollouts"])
+    async def adapters(work: HttpWork, _caller: Reader, model: ModelName | None = None) -> Json:
+        """Wanted state and how far each adapter came; `ready` is what this process routes to."""
+        found = await store.adapters(work, model)
+        return {
+            "adapters": [{**a.model_dump(mode="json"), "ready": a.engine_name in live.ready} for a in found]
+        }
+
+    return router
+
+
+def model_cards(live: Live) -> list[Json]:
+    """What can be asked now: the alias, its champion and challenger, and each loaded version."""
+    cards: list[Json] = []
+    for name, route in sorted(live.table.routes.items()):
+        named = {name: route.champion or route.previous or route.base, f"{name}@champion": route.champion}
+        named[f"{name}@challenger"] = route.split.challenger if route.split else None
+        named |= {f"{name}:{version}": target for version, target in sorted(route.pinned.items())}
+        cards += [
+            _card(alias, target, live.base_name) for alias, target in named.items() if target or alias == name
+        ]
+    return cards
+
+
+def _card(name: str, target: Target | None, base: str) -> Json:
+    """OpenAI's model object; `root` is the adapter that answers now, `parent` the base model under it."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "driftwheel",
+        "root": target.engine_name if target else None,
+        "parent": base if target and target.version else None,
+        "version": target.version if target else None,
+    }
+
+
+def rollout_view(rollout: Rollout) -> Json:
+    """A rollout without what makes its arms predictable."""
+    return {**rollout.model_dump(mode="json", exclude={"salt", "cause"}), "weight": rollout.weight}
+
+
+def feedback_view(feedback: Feedback) -> Json:
+    return {"object": "feedback", **feedback.model_dump(mode="json")}
+
+
+def _body(model: type[BaseModel]) -> Json:
+    """The schema of a body that the route reads itself, byte by byte."""
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": model.model_json_schema()}},
+        }
+    }

@@ -1,0 +1,67 @@
+"""Composition root of the serving service: `python -m services.serving.app`."""
+
+from fastapi import FastAPI
+
+from services.serving.admission import BaseSpec
+from services.serving.api import make_api
+from services.serving.controller import Controller
+from services.serving.engines import ENGINES
+from services.serving.gateway import Gateway
+from services.serving.handlers import make_handlers
+from services.serving.live import Live
+from services.serving.predictions import Bounds, PredictionLog
+from services.serving.reconciler import Reconciler
+from services.serving.refresher import Refresher
+from services.serving.rollouts import Rollouts
+from services.serving.service import ServingService
+from services.serving.settings import Settings
+from services.serving.upstream import Upstream
+from shared.bus import make_broker
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.objects import S3Objects
+from shared.runtime import make_app, run_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises NotFound or Invalid if the base model is missing or altered."""
+    clock = SystemClock()
+    db = Database("serving", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
+    live = Live(settings.base_served_name, base_answers=settings.base_answers)
+    predictions = PredictionLog(
+        Bounds(settings.flush_seconds, settings.flush_records, settings.log_records, settings.log_bytes),
+        db,
+        objects,
+    )
+    rollouts = Rollouts(clock)
+    service = ServingService(rollouts, predictions, clock)
+    upstream = Upstream(settings)
+    engine = ENGINES[settings.engine](settings.engine_url, settings.probe_seconds)
+    reconciler = Reconciler(settings, engine, objects, db, service, live, BaseSpec.read(settings.base_model))
+
+    async def problems() -> list[str]:
+        return live.problems()
+
+    return make_app(
+        service="serving",
+        settings=settings,
+        db=db,
+        broker=make_broker(settings, db, "serving", [make_handlers(service)]),
+        api=[make_api(service, Gateway(settings, live, upstream, predictions, clock), live)],
+        background=[
+            ("refresher", Refresher(db, live, settings.poll_seconds).run),
+            ("reconciler", reconciler.run),
+            ("rollouts", Controller(db, rollouts, live, settings.rollout_seconds).run),
+            ("predictions", predictions.run),
+            ("upstream", upstream.keep),
+        ],
+        store=objects,
+        ready=problems,
+    )
+
+
+if __name__ == "__main__":
+    run_app(create_app, Settings)

@@ -1,0 +1,43 @@
+"""What serving measures. `version` is an engine name from the routing table, never what a caller sent."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.serving.answers import Answer
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+REQUESTS = Counter("driftwheel_serving_requests_total", "Answers by version.", ["version", "arm", "outcome"])
+LATENCY = Histogram(
+    "driftwheel_serving_latency_seconds", "Time to the last byte.", ["version"], buckets=_SECONDS
+)
+FIRST_TOKEN = Histogram(
+    "driftwheel_serving_first_token_seconds",
+    "Time to the first text of a stream.",
+    ["version"],
+    buckets=_SECONDS,
+)
+TOKENS = Counter("driftwheel_serving_tokens_total", "Tokens by version.", ["version", "kind"])
+IN_FLIGHT = Gauge("driftwheel_serving_in_flight", "Requests in the engine.")
+SHED = Counter(
+    "driftwheel_serving_shed_total", "Requests or records refused because a bound was met.", ["what"]
+)
+QUEUE = Gauge("driftwheel_serving_predictions_waiting", "Answers not yet written.")
+LOADED = Gauge("driftwheel_serving_adapters_loaded", "Adapters that are loaded and probed.")
+REFUSED = Counter(
+    "driftwheel_serving_adapters_refused_total", "Adapters refused at admission or by the probe."
+)
+ROLLOUTS = Counter("driftwheel_serving_rollouts_total", "Rollout changes.", ["state"])
+
+
+def observe(
+    version: str, arm: str, outcome: str, seconds: float, first: float | None, answer: Answer | None
+) -> None:
+    """Count one attempt; durations and tokens only of answers that were good."""
+    REQUESTS.labels(version, arm, outcome).inc()
+    if answer is None or outcome != "ok":
+        return
+    LATENCY.labels(version).observe(seconds)
+    TOKENS.labels(version, "prompt").inc(answer.prompt_tokens)
+    TOKENS.labels(version, "completion").inc(answer.completion_tokens)
+    if first is not None:
+        FIRST_TOKEN.labels(version).observe(first)

@@ -1,0 +1,41 @@
+"""Keeps the process in step with the database: told by NOTIFY when something is committed, and looking anyway."""
+
+import asyncio
+
+import psycopg
+import structlog
+
+from services.serving import store
+from services.serving.live import Live
+from shared.db import Database
+
+log = structlog.get_logger()
+
+
+class Refresher:
+    """While the database is away the last known state stays in force."""
+
+    def __init__(self, db: Database, live: Live, poll_seconds: float) -> None:
+        self._db = db
+        self._live = live
+        self._poll_seconds = poll_seconds
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except Exception as error:  # noqa: BLE001 (whatever it is, the last known state serves until it is mended)
+                log.warning("refresher.paused", error=type(error).__name__)
+                await asyncio.sleep(self._poll_seconds)
+
+    async def _listen(self) -> None:
+        async with await psycopg.AsyncConnection.connect(self._db.url, autocommit=True) as connection:
+            await connection.execute(f"LISTEN {store.CHANNEL}")
+            while True:
+                await self.refresh()
+                async for _ in connection.notifies(timeout=self._poll_seconds, stop_after=1):
+                    pass
+
+    async def refresh(self) -> None:
+        async with self._db.unit_of_work() as work:
+            self._live.see(await store.snapshot(work))

@@ -1,0 +1,104 @@
+"""Each change of a rollout: one row and one event, in the caller's transaction.
+
+The caller holds the lock of the model's row: whatever changes a model or its rollouts waits for it.
+"""
+
+from datetime import timedelta
+
+from services.serving import store
+from services.serving.domain import FIRST_VERSION, LogicalModel, Rollout
+from services.serving.metrics import ROLLOUTS
+from services.serving.ramp import Advance, Arm, Complete, Hold, RollBack, Stats, decide
+from shared.clock import Clock
+from shared.db import UnitOfWork
+from shared.events import ArmStatistics, RolloutChanged
+
+
+class Rollouts:
+    """The transitions: start, judge (advance, hold, complete), roll back."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def start(self, work: UnitOfWork, model: LogicalModel, rollout: Rollout) -> None:
+        """First traffic for a version whose adapter answered its golden probe."""
+        now = self._clock.now()
+        rollout.state, rollout.champion_version = "running", model.champion_version
+        rollout.started_at = rollout.step_started_at = now
+        if model.champion_version is None:
+            rollout.plan = FIRST_VERSION.model_dump(mode="json")
+        model.rollout_id = rollout.id
+        await self._announce(work, rollout, "started", "The adapter answers as it was evaluated.")
+
+    async def judge(
+        self, work: UnitOfWork, model: LogicalModel, rollout: Rollout, errors_in_a_row: int
+    ) -> None:
+        """Apply what `decide` says about the present step."""
+        now = self._clock.now()
+        stats = await store.statistics(work, rollout, errors_in_a_row)
+        elapsed = (now - (rollout.step_started_at or now)) / timedelta(seconds=1)
+        match decide(rollout.ramp, rollout.step, stats, elapsed):
+            case RollBack(reason):
+                await self.roll_back(work, model, rollout, reason, stats)
+            case Complete(reason):
+                rollout.state, rollout.ended_at = "completed", now
+                await self._announce(work, rollout, "completed", reason, stats)
+            case Advance(reason):
+                rollout.step, rollout.step_started_at = rollout.step + 1, now
+                rollout.looks, rollout.passed = 0, False
+                await self._announce(work, rollout, "advanced", reason, stats)
+            case Hold(reason, looked=True, passed=passed):
+                rollout.looks, rollout.passed, rollout.reason = rollout.looks + 1, passed, reason
+                if not passed:
+                    await self._announce(work, rollout, "held", reason, stats)
+            case Hold(reason):
+                rollout.reason = reason
+
+    async def roll_back(
+        self, work: UnitOfWork, model: LogicalModel, rollout: Rollout, reason: str, stats: Stats | None = None
+    ) -> None:
+        """All traffic back to the champion. A pending rollout ends the same way, before its first answer."""
+        if model.rollout_id == rollout.id:
+            model.rollout_id = None
+        rollout.state, rollout.ended_at = "rolled_back", self._clock.now()
+        await self._announce(work, rollout, "rolled_back", reason, stats)
+
+    async def _announce(
+        self, work: UnitOfWork, rollout: Rollout, state: str, reason: str, stats: Stats | None = None
+    ) -> None:
+        rollout.reason = reason
+        work.session.add(rollout)
+        work.emit(
+            RolloutChanged(
+                model=rollout.model,
+                rollout_id=rollout.id,
+                model_version=rollout.model_version,
+                champion_version=rollout.champion_version,
+                state=state,
+                step=rollout.step,
+                weight=rollout.weight,
+                statistics=arm_statistics(rollout, stats) if stats else (),
+                reason=reason[:2_000],
+                drift_id=rollout.drift_id,
+            )
+        )
+        ROLLOUTS.labels(state).inc()
+        await store.announce(work)
+
+
+def arm_statistics(rollout: Rollout, stats: Stats) -> tuple[ArmStatistics, ...]:
+    arms = [(rollout.model_version, stats.challenger)]
+    if stats.champion is not None:
+        arms.append((rollout.champion_version or 0, stats.champion))
+    return tuple(_arm(version, arm) for version, arm in arms)
+
+
+def _arm(version: int, arm: Arm) -> ArmStatistics:
+    return ArmStatistics(
+        model_version=version,
+        answers=arm.answers,
+        errors=arm.errors,
+        latency_p99_ms=arm.latency_p99_ms,
+        feedback=arm.feedback,
+        mean_score=arm.mean_score,
+    )

@@ -1,0 +1,163 @@
+"""What serving does when something arrives: a policy, an approval, a promotion, a judgement, an order to stop."""
+
+import secrets
+import uuid
+
+from services.serving import store
+from services.serving.domain import Adapter, Feedback, LogicalModel, Rollout
+from services.serving.predictions import PredictionLog
+from services.serving.rollouts import Rollouts, arm_statistics
+from shared.clock import Clock
+from shared.db import UnitOfWork
+from shared.errors import Conflict, NotFound
+from shared.events import ArmStatistics, FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+
+_NAMESPACE = uuid.UUID("5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10")
+
+
+class ServingService:
+    """Use cases; each runs inside the caller's unit of work."""
+
+    def __init__(self, rollouts: Rollouts, predictions: PredictionLog, clock: Clock) -> None:
+        self._rollouts = rollouts
+        self._predictions = predictions
+        self._clock = clock
+
+    async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
+        """From now on the name is known: the base may answer until there is a champion."""
+        model = await store.lock_model(work, event.model)
+        model.revision = max(model.revision, event.revision)
+        await store.announce(work)
+
+    async def approve(self, work: UnitOfWork, event: ModelApproved) -> None:
+        """Plan a rollout. It starts when the adapter is loaded and probed, and no other rollout is running."""
+        model = await store.lock_model(work, event.model)
+        await store.want(work, _adapter(event))
+        stale = (model.champion_version or 0) >= event.model_version
+        await store.add_rollout(
+            work,
+            Rollout(
+                id=_derived(event.model, str(event.model_version), event.evaluation_id),
+                model=event.model,
+                model_version=event.model_version,
+                plan=event.ramp.model_dump(mode="json"),
+                salt=secrets.token_hex(16),
+                state="superseded" if stale else "pending",
+                reason="A version as new was champion before this approval came." if stale else "",
+                drift_id=event.drift_id,
+                cause=work.cause.to_json() if work.cause else None,
+                created_at=self._clock.now(),
+            ),
+        )
+        await store.announce(work)
+
+    async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
+        """Move the alias at once, and end what it overtakes; an older promotion is ignored."""
+        model = await store.lock_model(work, event.model)
+        if event.sequence <= model.champion_sequence:
+            return
+        await store.want(work, _adapter(event))
+        for rollout in await store.open_rollouts(work, event.model):
+            await self._overtake(work, model, rollout, event)
+        if model.champion_version != event.model_version:
+            model.previous_version, model.champion_version = model.champion_version, event.model_version
+        model.champion_sequence, model.rollout_id = event.sequence, None
+        await store.announce(work)
+
+    async def _overtake(
+        self, work: UnitOfWork, model: LogicalModel, rollout: Rollout, event: ModelPromoted
+    ) -> None:
+        if rollout.state == "running" and rollout.model_version != event.model_version:
+            reason = f"Version {event.model_version} became champion: {event.reason}"
+            await self._rollouts.roll_back(work, model, rollout, reason)
+        elif rollout.state == "running" or rollout.model_version <= event.model_version:
+            rollout.state, rollout.ended_at = "superseded", self._clock.now()
+            rollout.reason = f"Version {event.model_version} became champion."
+
+    async def hear(self, work: UnitOfWork, event: FeedbackRecorded) -> None:
+        """Keep a judgement from Kafka. Its answer may be written later: the two are joined when a step is judged."""
+        await store.add_feedback(work, self._feedback(event))
+
+    async def judge(
+        self, work: UnitOfWork, answer_id: str, score: float, corrected: str | None, actor: str
+    ) -> Feedback:
+        """Record a caller's judgement of an answer; the same again changes nothing.
+
+        Raises:
+            NotFound: no such answer was given here.
+            Conflict: the caller judged this answer differently before.
+        """
+        model = self._predictions.model_of(answer_id) or await store.prediction_model(work, answer_id)
+        if model is None:
+            raise NotFound(
+                "There is no such answer here.", "Use the x-answer-id header of the answer, or its id."
+            )
+        event = FeedbackRecorded(
+            feedback_id=_derived(answer_id, actor),
+            answer_id=answer_id,
+            model=model,
+            score=score,
+            corrected=corrected,
+            actor=actor,
+        )
+        mine = self._feedback(event)
+        kept = await store.add_feedback(work, mine)
+        if (kept.score, kept.corrected) != (score, corrected):
+            raise Conflict(
+                "You judged this answer differently before.", "A judgement stands once it is given."
+            )
+        if kept is mine:
+            work.emit(event)
+        return kept
+
+    async def rollout(self, work: UnitOfWork, rollout_id: str) -> tuple[Rollout, tuple[ArmStatistics, ...]]:
+        """A rollout and what its present step is judged on. Raises NotFound."""
+        found = await store.rollout(work, rollout_id)
+        if found is None:
+            raise NotFound("There is no such rollout.", "List them: GET /rollouts.")
+        stats = await store.statistics(work, found) if found.started_at else None
+        return found, arm_statistics(found, stats) if stats else ()
+
+    async def abort(self, work: UnitOfWork, rollout_id: str, reason: str, actor: str) -> Rollout:
+        """Stop a rollout by hand. Raises NotFound, or Conflict if it has ended."""
+        found, _ = await self.rollout(work, rollout_id)
+        model = await store.lock_model(work, found.model)
+        for rollout in await store.open_rollouts(work, found.model):
+            if rollout.id == rollout_id:
+                await self._rollouts.roll_back(work, model, rollout, f"Aborted by {actor}: {reason}")
+                return rollout
+        raise Conflict("The rollout has ended.", "To take back a champion, roll back in the registry.")
+
+    async def refuse(self, work: UnitOfWork, adapter: Adapter, reason: str) -> None:
+        """Never load this adapter again, and end its rollout."""
+        model = await store.lock_model(work, adapter.model)
+        await store.set_adapter_state(work, adapter.engine_name, "refused", reason)
+        for rollout in await store.open_rollouts(work, adapter.model):
+            if rollout.model_version == adapter.model_version:
+                await self._rollouts.roll_back(work, model, rollout, f"The adapter was refused: {reason}")
+        await store.announce(work)
+
+    def _feedback(self, event: FeedbackRecorded) -> Feedback:
+        fields = event.model_dump(
+            include={"feedback_id", "answer_id", "model", "score", "corrected", "actor"}
+        )
+        return Feedback(**fields, recorded_at=self._clock.now())
+
+
+def _derived(*parts: str) -> str:
+    """The same id for the same parts, however often they arrive."""
+    return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
+
+
+def _adapter(event: ModelApproved | ModelPromoted) -> Adapter:
+    return Adapter(
+        engine_name=event.engine_name,
+        model=event.model,
+        model_version=event.model_version,
+        adapter_digest=event.adapter_digest,
+        base_digest=event.base_digest,
+        evidence_bucket=event.evidence.bucket,
+        evidence_key=event.evidence.key,
+        evidence_sha256=event.evidence.sha256,
+        targets=list(event.recipe.targets),
+    )

@@ -1,0 +1,146 @@
+"""The only SQL of serving."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, Executable, or_
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col, select, update
+
+from services.serving.domain import Adapter, Feedback, LogicalModel, Prediction, Rollout, Snapshot
+from services.serving.ramp import Arm, Stats
+from shared.db import UnitOfWork
+
+CHANNEL = "serving"
+"""PostgreSQL channel that tells every process of this service that wanted state changed, when it is committed."""
+
+_STATISTICS = """
+WITH answers AS (
+    SELECT arm, outcome, latency_ms,
+        (SELECT avg(score) FROM feedback WHERE feedback.answer_id = prediction.answer_id) AS score
+    FROM prediction
+    WHERE rollout_id = :rollout_id AND outcome <> 'cancelled'
+      AND (arm = 'challenger' AND served_at >= :step OR arm = 'champion' AND served_at >= :since)
+), champion AS (
+    SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) AS p99
+    FROM answers WHERE arm = 'champion' AND outcome = 'ok'
+)
+SELECT arm, count(*) AS answers, count(*) FILTER (WHERE outcome = 'error') AS errors,
+    percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE outcome = 'ok') AS latency_p99_ms,
+    count(*) FILTER (WHERE outcome = 'ok' AND latency_ms > :ratio * (SELECT p99 FROM champion)) AS slow,
+    count(score) AS feedback, avg(score)::float AS mean_score
+FROM answers GROUP BY arm
+"""
+
+
+async def _run(work: UnitOfWork, statement: Executable) -> CursorResult[Any]:
+    return cast(CursorResult[Any], await (await work.session.connection()).execute(statement))
+
+
+async def announce(work: UnitOfWork) -> None:
+    await work.execute("SELECT pg_notify(:channel, '')", {"channel": CHANNEL})
+
+
+async def lock_model(work: UnitOfWork, name: str) -> LogicalModel:
+    """The model's row, made if it is new; other changes of this model wait for this transaction."""
+    values = LogicalModel(name=name).model_dump()
+    await _run(work, insert(LogicalModel).values(**values).on_conflict_do_nothing())
+    return (
+        await work.session.exec(select(LogicalModel).where(LogicalModel.name == name).with_for_update())
+    ).one()
+
+
+async def want(work: UnitOfWork, adapter: Adapter) -> None:
+    """Remember an adapter; one that is known stays as it is."""
+    await _run(work, insert(Adapter).values(**adapter.model_dump()).on_conflict_do_nothing())
+
+
+async def set_adapter_state(work: UnitOfWork, engine_name: str, state: str, reason: str = "") -> None:
+    named = col(Adapter.engine_name) == engine_name
+    await _run(work, update(Adapter).where(named).values(state=state, reason=reason))
+
+
+async def adapters(work: UnitOfWork, model: str | None) -> Sequence[Adapter]:
+    query = select(Adapter).order_by(col(Adapter.model), col(Adapter.model_version))
+    if model is not None:
+        query = query.where(Adapter.model == model)
+    return (await work.session.exec(query)).all()
+
+
+async def snapshot(work: UnitOfWork) -> Snapshot:
+    models = (await work.session.exec(select(LogicalModel))).all()
+    with_traffic = [model.rollout_id for model in models if model.rollout_id]
+    open_ones = or_(col(Rollout.state).in_(("pending", "running")), col(Rollout.id).in_(with_traffic))
+    rollouts = (await work.session.exec(select(Rollout).where(open_ones))).all()
+    return Snapshot({m.name: m for m in models}, await adapters(work, None), {r.id: r for r in rollouts})
+
+
+async def add_rollout(work: UnitOfWork, rollout: Rollout) -> bool:
+    """False if it is known."""
+    query = insert(Rollout).values(**rollout.model_dump()).on_conflict_do_nothing()
+    return (await _run(work, query.returning(col(Rollout.id)))).first() is not None
+
+
+async def open_rollouts(work: UnitOfWork, model: str) -> Sequence[Rollout]:
+    """Pending and running ones, oldest version first, as they are now."""
+    open_ones = col(Rollout.state).in_(("pending", "running"))
+    query = select(Rollout).where(Rollout.model == model, open_ones).order_by(col(Rollout.model_version))
+    return (await work.session.exec(query.execution_options(populate_existing=True))).all()
+
+
+async def rollout(work: UnitOfWork, rollout_id: str) -> Rollout | None:
+    return await work.session.get(Rollout, rollout_id)
+
+
+async def rollouts(work: UnitOfWork, model: str | None, limit: int) -> Sequence[Rollout]:
+    """Newest first."""
+    query = select(Rollout).order_by(col(Rollout.created_at).desc()).limit(limit)
+    if model is not None:
+        query = query.where(Rollout.model == model)
+    return (await work.session.exec(query)).all()
+
+
+async def statistics(work: UnitOfWork, rollout: Rollout, errors_in_a_row: int = 0) -> Stats:
+    """What the present step is judged on; an answer with several judgements counts once, with their mean."""
+    ramp = rollout.ramp
+    since: datetime | None = rollout.started_at if rollout.weight >= 100 else rollout.step_started_at
+    parameters: dict[str, Any] = {
+        "rollout_id": rollout.id,
+        "step": rollout.step_started_at,
+        "since": since,
+        "ratio": ramp.max_latency_ratio,
+    }
+    rows = (await work.execute(_STATISTICS, parameters)).mappings().all()
+    arms = {row["arm"]: Arm(**{name: value for name, value in row.items() if name != "arm"}) for row in rows}
+    return Stats(
+        challenger=arms.get("challenger", Arm()),
+        champion=None if rollout.champion_version is None else arms.get("champion", Arm()),
+        looks=rollout.looks,
+        passed=rollout.passed,
+        errors_in_a_row=errors_in_a_row,
+    )
+
+
+async def add_predictions(work: UnitOfWork, predictions: Sequence[Prediction]) -> set[str]:
+    """Write those that are new; returns their answer ids."""
+    rows = [prediction.model_dump() for prediction in predictions]
+    query = insert(Prediction).values(rows).on_conflict_do_nothing()
+    return {row[0] for row in await _run(work, query.returning(col(Prediction.answer_id)))}
+
+
+async def prediction_model(work: UnitOfWork, answer_id: str) -> str | None:
+    """The logical model that gave an answer."""
+    return (
+        await work.session.exec(select(Prediction.model).where(Prediction.answer_id == answer_id))
+    ).one_or_none()
+
+
+async def add_feedback(work: UnitOfWork, feedback: Feedback) -> Feedback:
+    """Write a judgement; returns the one that was there before, if any, else this one."""
+    query = insert(Feedback).values(**feedback.model_dump()).on_conflict_do_nothing()
+    if (await _run(work, query.returning(col(Feedback.feedback_id)))).first() is not None:
+        return feedback
+    return (
+        await work.session.exec(select(Feedback).where(Feedback.feedback_id == feedback.feedback_id))
+    ).one()

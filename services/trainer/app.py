@@ -1,0 +1,46 @@
+"""Composition root of the trainer: `python -m services.trainer.app`."""
+
+from fastapi import FastAPI
+
+from services.trainer.api import make_api
+from services.trainer.fine_tuning import make_fine_tuning
+from services.trainer.handlers import make_handlers
+from services.trainer.methods import METHODS
+from services.trainer.service import TrainerService
+from services.trainer.settings import Settings
+from shared.base_model import base_digest
+from shared.bus import make_broker
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.jobs import Jobs
+from shared.objects import S3Objects
+from shared.runtime import make_app, run_app
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises NotFound or Invalid if the base model is missing or altered."""
+    db = Database("trainer", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
+    clock = SystemClock()
+    service = TrainerService(
+        objects,
+        Jobs("trainer", db),
+        clock,
+        base=(settings.base_name, base_digest(settings.base_model)),
+        methods=tuple(METHODS),
+        tokens_per_second=settings.tokens_per_second,
+    )
+    return make_app(
+        service="trainer",
+        settings=settings,
+        db=db,
+        broker=make_broker(settings, db, "trainer", [make_handlers(service)]),
+        api=[make_api(service, db), make_fine_tuning(service, clock)],
+        store=objects,
+    )
+
+
+if __name__ == "__main__":
+    run_app(create_app, Settings)

@@ -1,0 +1,28 @@
+"""The job process of the trainer: `python -m services.trainer.worker`. One run at a time."""
+
+from services.trainer.domain import TRAIN_JOB
+from services.trainer.job import Trainer
+from services.trainer.settings import Settings
+from shared.base_model import base_digest
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.jobs import Jobs
+from shared.objects import S3Objects
+from shared.runtime import run_worker
+
+
+def create_worker(settings: Settings) -> Jobs:
+    """Raises NotFound or Invalid if the base model is missing or altered."""
+    base_digest(settings.base_model)
+    db = Database("trainer", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
+    trainer = Trainer(objects, settings, SystemClock())
+    jobs = Jobs("trainer", db, stalled_after=settings.stalled_after_seconds)
+    jobs.add(TRAIN_JOB, trainer.run, trainer.failed)
+    return jobs
+
+
+if __name__ == "__main__":
+    run_worker(create_worker, Settings)

@@ -1,0 +1,103 @@
+"""Real Kafka, PostgreSQL and S3 for tests: each is started by the first test that asks for it, once per session."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from infra.kafka import topics
+from infra.local.stack import Stack
+
+KEPT = ("DRIFTWHEEL_CACHE", "DRIFTWHEEL_BASE_MODEL", "DRIFTWHEEL_ENGINE_PYTHON")
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """`url(service)` opens the service's own database, `fresh_database()` a new empty one."""
+
+    stack: Stack = field(repr=False)
+
+    @property
+    def admin_url(self) -> str:
+        return self.stack.site.postgres_admin_url
+
+    def url(self, service: str) -> str:
+        return self.stack.site.database_url(service)
+
+    def fresh_database(self, owner: str = "data") -> str:
+        """URL of a new database, owned by a service's role."""
+        name = f"test_{next(_numbers)}"
+        create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(
+            sql.Identifier(name), sql.Identifier(owner)
+        )
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            connection.execute(create)
+        return self.url(owner).rpartition("/")[0] + f"/{name}"
+
+
+@dataclass(frozen=True)
+class KafkaBroker:
+    """All topics of the platform exist; `fresh_topic()` adds one of the test's own."""
+
+    stack: Stack = field(repr=False)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.stack.site.kafka_bootstrap
+
+    def fresh_topic(self, partitions: int = 1) -> str:
+        name = f"test.{next(_numbers)}"
+        asyncio.run(topics.ensure(self.bootstrap, [topics.Topic(name, partitions)]))
+        return name
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """All buckets of the platform exist; `key(role)` is the access and secret key of a service or of `admin`."""
+
+    stack: Stack = field(repr=False)
+
+    @property
+    def endpoint(self) -> str:
+        return self.stack.site.s3_endpoint
+
+    def key(self, role: str = "admin") -> tuple[str, str]:
+        return self.stack.site.s3_key(role)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """An empty stack in a folder of its own; `stack.start("kafka")` adds parts to it."""
+    for name in [n for n in os.environ if n.startswith("DRIFTWHEEL_") and n not in KEPT]:
+        del os.environ[name]  # a developer's own settings must not leak into tests
+    home = Path(tempfile.mkdtemp(prefix="driftwheel-"))
+    with Stack(home, engine="transformers", durable=False, http_port=18080) as stack:
+        yield stack
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(stack: Stack) -> PostgresServer:
+    stack.start("postgres")
+    return PostgresServer(stack)
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: Stack) -> KafkaBroker:
+    stack.start("kafka")
+    return KafkaBroker(stack)
+
+
+@pytest.fixture(scope="session")
+def s3(stack: Stack) -> S3Store:
+    stack.start("s3")
+    return S3Store(stack)

@@ -1,0 +1,243 @@
+"""The monitor on real PostgreSQL and S3, with a clock that moves by hand."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from joserfc.jwk import KeySet, OKPKey
+from sqlalchemy import text
+
+from services.monitor.app import create_app
+from services.monitor.detectors.process import DetectorProcess
+from services.monitor.domain import DATASETS, PREDICTIONS, Table
+from services.monitor.measure import Measuring
+from services.monitor.service import MonitorService
+from services.monitor.settings import Settings
+from services.monitor.watch import MEASURE_JOB, Watch
+from shared.auth import mint
+from shared.clock import ManualClock
+from shared.db import Database, upgrade
+from shared.envelope import Envelope, new_id
+from shared.events import (
+    Event,
+    FeedbackRecorded,
+    LineRef,
+    ModelDeclared,
+    ModelPromoted,
+    ModelRejected,
+    PredictionServed,
+    RolloutChanged,
+    TrainingStatus,
+)
+from shared.jobs import Jobs
+from shared.objects import S3Objects, publish
+from tests.conftest import PostgresServer, S3Store
+from tests.service.monitor import events
+from tests.service.monitor.events import MODEL, NOON
+
+KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
+EXAMPLE = Path(__file__).parents[3] / "examples" / "support"
+
+
+def prompts(name: str) -> list[str]:
+    return [json.loads(line)["prompt"] for line in (EXAMPLE / name).read_text().splitlines()]
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def asked(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
+
+
+BANK, TRAVEL = "traffic_before.jsonl", "traffic_after.jsonl"
+
+
+async def publish_dataset(objects: S3Objects, number: int = 480) -> str:
+    """A dataset whose training split is the bank's queries; returns its digest."""
+    rows = [{"messages": asked(prompt)} for prompt in prompts("before.jsonl")[:number]]
+    return (await publish(objects, DATASETS, {"train.jsonl": jsonl(rows)}, {"model": MODEL})).digest
+
+
+async def log_texts(objects: S3Objects, answer_ids: list[str], texts: list[str]) -> list[LineRef]:
+    """Write the texts of answers as serving does; returns where each is."""
+    key = f"{MODEL}/{new_id()}.jsonl"
+    rows = [
+        {"answer_id": answer_id, "messages": asked(prompt), "answer": "x"}
+        for answer_id, prompt in zip(answer_ids, texts, strict=True)
+    ]
+    await objects.put(PREDICTIONS, key, jsonl(rows))
+    return [LineRef(bucket=PREDICTIONS, key=key, line=line) for line in range(len(rows))]
+
+
+@pytest.fixture(scope="session")
+def admin_objects(s3: S3Store) -> S3Objects:
+    """The store as data and serving see it: the monitor may not write texts or datasets."""
+    return S3Objects(s3.endpoint, *s3.key("admin"))
+
+
+@pytest.fixture(scope="session")
+async def dataset(admin_objects: S3Objects) -> str:
+    return await publish_dataset(admin_objects)
+
+
+@pytest.fixture(scope="session")
+def settings(postgres: PostgresServer, s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("monitor")
+    url = postgres.fresh_database("monitor")
+    upgrade("monitor", url)
+    access, secret = s3.key("monitor")
+    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
+    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+    return Settings(
+        database_url=url,  # type: ignore[arg-type]  # pydantic makes it a secret
+        s3_endpoint=s3.endpoint,
+        s3_access_key=access,
+        s3_secret_key=secret,  # type: ignore[arg-type]
+        auth_jwks_file=folder / "jwks.json",
+    )
+
+
+@pytest.fixture(scope="session")
+def token(settings: Settings) -> Callable[..., str]:
+    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
+    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+
+
+@pytest.fixture(scope="session")
+async def detectors() -> AsyncIterator[DetectorProcess]:
+    process = DetectorProcess(timeout_seconds=120, idle_seconds=600)
+    yield process
+    await process.close()
+
+
+@dataclass
+class World:
+    """One monitor, the world it watches, and the means to look at both."""
+
+    db: Database
+    settings: Settings
+    admin_objects: S3Objects
+    clock: ManualClock
+    watch: Watch
+    measuring: Measuring
+    service: MonitorService
+    http: httpx2.AsyncClient
+    dataset: str
+    draw: random.Random = field(default_factory=lambda: random.Random(7))
+    numbers: int = 0
+
+    async def tell(self, *told: Event) -> None:
+        """Deliver events, each in a unit of work of its own, as the bus does."""
+        use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
+            ModelDeclared: self.service.declare,
+            PredictionServed: self.service.record_prediction,
+            FeedbackRecorded: self.service.record_feedback,
+            ModelPromoted: self.service.promote,
+            RolloutChanged: self.service.follow_rollout,
+            TrainingStatus: self.service.follow_training,
+            ModelRejected: self.service.follow_rejection,
+        }
+        for event in told:
+            cause = Envelope(new_id(), "/test", event.ce_type(), NOON, correlationid=new_id())
+            async with self.db.unit_of_work(cause) as work:
+                await use_cases[type(event)](work, event)
+
+    async def answers(self, source: str, number: int = events.WINDOW, **other: Any) -> list[PredictionServed]:
+        """Answers to queries of one kind, their texts logged; not yet told."""
+        texts = self.draw.sample(prompts(source), number)
+        self.numbers += number
+        ids = [f"a-{self.numbers - number + n}" for n in range(number)]
+        places = await log_texts(self.admin_objects, ids, texts)
+        return [events.served(i, place, **other) for i, place in zip(ids, places, strict=True)]
+
+    async def live_through(self, source: str, right: float | None, **other: Any) -> list[PredictionServed]:
+        """A window's worth of traffic with feedback (share of right answers; None: no feedback), then a look."""
+        answers = await self.answers(source, **other)
+        await self.tell(*answers)
+        if right is not None:
+            good = round(right * len(answers))
+            await self.tell(*(events.scored(a, float(n < good)) for n, a in enumerate(answers)))
+        await self.look()
+        return answers
+
+    async def look(self) -> None:
+        """One tick; if it cut a window, until that is measured."""
+        await self.watch.tick()
+        deadline = time.monotonic() + 200
+        while any(window["state"] == "measuring" for window in await self.windows()):
+            assert time.monotonic() < deadline, "the window was never measured"
+            await asyncio.sleep(0.05)
+
+    async def windows(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        found: list[dict[str, Any]] = (await self.get("/windows", model=MODEL))["windows"]
+        return found
+
+    async def get(self, path: str, **params: Any) -> Any:
+        answer = await self.http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def detected(self) -> list[dict[str, Any]]:
+        """Bodies of the drift.detected events in the outbox."""
+        async with self.db.unit_of_work() as work:
+            rows = await work.execute("SELECT body FROM outbox WHERE topic = 'drift.detected' ORDER BY id")
+            return [json.loads(bytes(body)) for (body,) in rows]
+
+    async def verdicts(self) -> list[str]:
+        return [event["verdict"] for event in await self.detected()]
+
+    def later(self, seconds: float) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+
+
+@pytest.fixture
+async def quiet(
+    settings: Settings,
+    admin_objects: S3Objects,
+    detectors: DetectorProcess,
+    dataset: str,
+    token: Callable[..., str],
+) -> AsyncIterator[World]:
+    """A monitor that knows a model and its champion; nobody works on its jobs."""
+    clock = ManualClock(NOON)
+    app = create_app(settings, clock)
+    db: Database = app.state.db
+    async with db.unit_of_work() as work:
+        tables = ", ".join(f'"{name}"' for name in [*Table.metadata.tables, *KERNEL_TABLES])
+        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    watch = Watch(db, settings, clock)
+    measuring = Measuring(app.state.store, detectors, watch, settings, clock)
+    headers = {"authorization": f"Bearer {token('monitor:read')}"}
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://monitor", headers=headers) as http:
+        world = World(
+            db, settings, admin_objects, clock, watch, measuring, MonitorService(clock), http, dataset
+        )
+        await world.tell(events.declared(), events.promoted(dataset))
+        yield world
+    await db.close()
+
+
+@pytest.fixture
+async def world(quiet: World) -> AsyncIterator[World]:
+    """The same, with its jobs being worked on."""
+    jobs = Jobs("monitor", quiet.db, stalled_after=3)
+    jobs.add(MEASURE_JOB, quiet.measuring.run, quiet.measuring.failed)
+    worker = asyncio.create_task(jobs.run())
+    yield quiet
+    worker.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await worker

@@ -1,0 +1,203 @@
+"""The registry on real PostgreSQL and S3: its HTTP edge, and a way to tell it events."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+import pytest
+from joserfc.jwk import KeySet, OKPKey
+from sqlalchemy import text
+
+from services.registry.app import create_app
+from services.registry.domain import Table
+from services.registry.service import Registry
+from services.registry.settings import Settings
+from shared.auth import mint
+from shared.clock import SystemClock
+from shared.db import Database, upgrade
+from shared.envelope import Envelope, new_id
+from shared.events import Cost, Event, ModelEvaluated, ModelTrained, ObjectRef, RolloutChanged
+from shared.objects import S3Objects
+from shared.policy import Recipe
+from tests.conftest import PostgresServer, S3Store
+
+MODEL = "support"
+BASE, DATASET = "b" * 64, "d" * 64
+KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
+
+
+def adapter(number: int) -> str:
+    return hashlib.sha256(f"adapter {number}".encode()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def settings(postgres: PostgresServer, s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("registry-service")
+    url = postgres.fresh_database("registry")
+    upgrade("registry", url)
+    access, secret = s3.key("registry")
+    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
+    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+    return Settings(
+        database_url=url,
+        s3_endpoint=s3.endpoint,
+        s3_access_key=access,
+        s3_secret_key=secret,
+        auth_jwks_file=folder / "jwks.json",
+    )
+
+
+@pytest.fixture(scope="session")
+def token(settings: Settings) -> Callable[..., str]:
+    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
+    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+
+
+@dataclass
+class World:
+    """One registry and the means to look at it."""
+
+    db: Database
+    registry: Registry
+    http: httpx2.AsyncClient
+    evaluations: S3Objects
+    """The store as the evaluator sees it: only the evaluator may write reports."""
+
+    async def tell(self, *events: Event) -> None:
+        """Deliver events, each in a unit of work of its own, as the bus does."""
+        use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
+            ModelTrained: self.registry.trained,
+            ModelEvaluated: self.registry.evaluated,
+            RolloutChanged: self.registry.rolled,
+        }
+        for event in events:
+            envelope = Envelope(new_id(), "/test", event.ce_type(), datetime.now(UTC), correlationid="story")
+            async with self.db.unit_of_work(envelope) as work:
+                await use_cases[type(event)](work, event)
+
+    async def declare(self, **policy: Any) -> dict[str, Any]:
+        document = {"model": MODEL, "gates": [{"name": "floor", "at_least": 0.5}], **policy}
+        return await self.post("/policies", document)
+
+    async def report(self, event: ModelEvaluated, **other: Any) -> ObjectRef:
+        """Publish the report that belongs to an evaluation."""
+        bound = event.model_dump(mode="json", include={"evaluation_id", "model", "adapter_digest", "verdict"})
+        data = json.dumps({**bound, **other}).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        await self.evaluations.create("evaluations", f"sha256/{digest}/report.json", data)
+        return ObjectRef(bucket="evaluations", key=f"sha256/{digest}/report.json", sha256=digest)
+
+    async def evaluated(self, number: int, said: str = "pass", champion: int | None = None) -> ModelEvaluated:
+        score = {
+            "subject": "candidate",
+            "split": "test",
+            "metric": "exact_match",
+            "value": 0.8,
+            "low": 0.7,
+            "high": 0.9,
+            "n": 60,
+        }
+        event = ModelEvaluated.model_validate(
+            {
+                "model": MODEL,
+                "evaluation_id": f"eval-{number}-{said}-{champion}",
+                "run_id": f"run-{number}",
+                "adapter_digest": adapter(number),
+                "base_digest": BASE,
+                "dataset_digest": DATASET,
+                "champion_version": champion,
+                "scores": [score],
+                "verdicts": [{"gate": "floor", "verdict": said, "reason": f"it is a {said}"}],
+                "verdict": said,
+                "report": {"bucket": "evaluations", "key": "x", "sha256": BASE},
+            }
+        )
+        return event.model_copy(update={"report": await self.report(event)})
+
+    async def approve(self, number: int, champion: int | None = None) -> None:
+        await self.tell(trained(number), await self.evaluated(number, champion=champion))
+
+    async def crown(self, number: int, champion: int | None = None) -> None:
+        """A version from training to champion; its number must be `number`."""
+        await self.approve(number, champion)
+        await self.tell(rollout(number, "started"), rollout(number, "completed"))
+
+    async def get(self, path: str, **params: Any) -> Any:
+        answer = await self.http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def post(self, path: str, document: dict[str, Any]) -> Any:
+        answer = await self.http.post(path, json=document)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def aliases(self) -> dict[str, int | None]:
+        found: dict[str, int | None] = (await self.get(f"/models/{MODEL}"))["aliases"]
+        return found
+
+    async def announced(self, topic: str) -> list[dict[str, Any]]:
+        """Bodies of the events in the outbox, in order."""
+        async with self.db.unit_of_work() as work:
+            rows = await work.session.execute(
+                text("SELECT body FROM outbox WHERE topic = :topic ORDER BY id"), {"topic": topic}
+            )
+            return [json.loads(bytes(body)) for (body,) in rows]
+
+
+def trained(number: int) -> ModelTrained:
+    return ModelTrained(
+        model=MODEL,
+        run_id=f"run-{number}",
+        adapter_digest=adapter(number),
+        base_digest=BASE,
+        dataset_digest=DATASET,
+        recipe=Recipe(rank=8, alpha=16),
+        cost=Cost(device_seconds=60, tokens=1_000, amount=0.01),
+        code="1",
+        drift_id="drift-1" if number > 1 else None,
+    )
+
+
+def rollout(version: int, state: str, rollout_id: str | None = None) -> RolloutChanged:
+    return RolloutChanged.model_validate(
+        {
+            "model": MODEL,
+            "rollout_id": rollout_id or f"rollout-{version}",
+            "model_version": version,
+            "state": state,
+            "step": 0,
+            "weight": 100 if state == "completed" else 5,
+            "reason": f"it {state}",
+        }
+    )
+
+
+@pytest.fixture
+async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+    app = create_app(settings)
+    db: Database = app.state.db
+    evaluations = S3Objects(s3.endpoint, *s3.key("evaluator"))
+    await empty(db)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {token('model:read', 'model:write')}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://registry", headers=headers) as http:
+        yield World(db, Registry(app.state.store, SystemClock()), http, evaluations)
+    await db.close()
+
+
+async def empty(db: Database) -> None:
+    """Forget everything. TRUNCATE passes the trigger that keeps alias events from being changed."""
+    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
+    async with db.unit_of_work() as work:
+        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+
+
+async def together(*calls: Awaitable[Any]) -> list[Any]:
+    return list(await asyncio.gather(*calls, return_exceptions=True))

