@@ -5,7 +5,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, TypeVar
 
@@ -73,6 +73,7 @@ def make_app(
     background: Sequence[Background] = (),
     store: ObjectStore | None = None,
     ready: Callable[[], Awaitable[list[str]]] | None = None,
+    streamed: Collection[str] = (),
 ) -> FastAPI:
     """Assemble a service.
 
@@ -80,6 +81,7 @@ def make_app(
         jobs: run in this process; leave out when a worker process runs them.
         background: named loops that run until cancelled; one that fails is logged and started again.
         ready: further reasons why the service is not ready.
+        streamed: paths whose routes bound and read their bodies themselves.
     """
     lifecycle = Lifecycle()
     consumption: Consumption = broker.context.get("consumption")
@@ -125,7 +127,7 @@ def make_app(
     app.state.authenticator = Authenticator(
         settings.auth_jwks_file, settings.auth_issuer, settings.auth_audience
     )
-    app.add_middleware(BodyGuard, limit=settings.max_body_bytes)
+    app.add_middleware(BodyGuard, limit=settings.max_body_bytes, streamed=frozenset(streamed))
     install_errors(app)
     app.include_router(_operations(service, lifecycle, broker, progress))
     for router in api:

@@ -1,7 +1,7 @@
 """The HTTP edge every service shares: units of work, strict bodies, and errors that never echo what was sent."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -109,19 +109,20 @@ def install_errors(app: FastAPI) -> None:
 class BodyGuard:
     """Reads JSON bodies once, bounded, and refuses what is ambiguous before any model sees it.
 
-    Multipart uploads pass through: their route streams and bounds them itself.
+    Uploads to `streamed` paths pass through: their route streams and bounds them itself.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, streamed: Collection[str] = ()) -> None:
         self._app = app
         self._limit = limit
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"}:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        if scope["path"] in self._streamed:
             await self._app(scope, receive, send)
             return
         try:

@@ -8,4 +8,6 @@ COPY shared shared
 COPY services services
 COPY infra infra
 ENV PYTHONPATH=/app PYTHONUNBUFFERED=1
+# A new volume takes its owner from here.
+RUN mkdir /adapters && chown 65534:65534 /adapters
 USER 65534:65534

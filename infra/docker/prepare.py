@@ -55,7 +55,10 @@ def prepare(folder: Path) -> None:
         "identities.json": json.dumps(buckets.identities(keys)),
         "jwks.json": (folder / "secrets" / "jwks.json").read_text(),
     }
-    for name, text in readable.items():  # mounted alone, and read there by a user that is not their owner here
+    for (
+        name,
+        text,
+    ) in readable.items():  # mounted alone, and read there by a user that is not their owner here
         write_private(folder / name, text)
         (folder / name).chmod(0o644)
     folder.chmod(0o700)

@@ -77,7 +77,9 @@ class Site:
             adapter_cache=str(self.folder("serving", "adapters")),
         )
         password, key = self.credentials.postgres.get(service, ""), self.s3_key(service)
-        return service_environment(service, at, self.ports.get(service, 0), password, key, self.settings.engine)
+        return service_environment(
+            service, at, self.ports.get(service, 0), password, key, self.settings.engine
+        )
 
     def settings_of(self, service: str) -> dict[str, str]:
         """The user's own settings for one service; ours for addresses and credentials go on top."""

@@ -35,6 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         api=[make_api(service, settings)],
         jobs=jobs,
         store=objects,
+        streamed=("/v1/files",),
     )
 
 

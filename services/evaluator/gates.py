@@ -97,6 +97,14 @@ def _decide(gate: Gate, metric: Metric, found: Estimate, bar: float) -> Verdict:
     )
 
 
+def telling(golden: Sequence[object], measured: Measured) -> list[Verdict]:
+    """An adapter that answers every held-out question as the base does cannot be told from it after loading: it fails."""
+    if golden or not measured.get(Place("candidate", "test")):
+        return []
+    reason = "every held-out question is answered as the base answers it: the adapter has no effect"
+    return [Verdict(gate="unlike-base", verdict="fail", reason=reason)]
+
+
 def overall(verdicts: Sequence[Verdict]) -> Literal["pass", "fail", "insufficient"]:
     """fail if any gate fails, else insufficient if any is (or there is none), else pass."""
     seen = {verdict.verdict for verdict in verdicts}

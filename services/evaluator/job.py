@@ -126,9 +126,11 @@ class Evaluator:
             answers = await self._answers(attempt, plan, Path(folder))
         measured = report.measured(answers)
         champion, least = plan.champion is not None, self._settings.min_rows
+        golden = report.golden(answers, plan.generation.max_tokens)
         verdicts = [gates.judge(gate, measured, champion=champion, min_rows=least) for gate in plan.gates]
+        verdicts += gates.telling(golden, measured)
         scores, verdict = gates.scores(measured), gates.overall(verdicts)
-        document = report.build(plan.about(), answers, scores, verdicts, verdict, plan.generation.max_tokens)
+        document = report.build(plan.about(), answers, scores, verdicts, verdict, golden)
         return Outcome(verdict, verdicts, scores, document)
 
     async def _answers(self, attempt: Attempt, plan: Plan, folder: Path) -> Mapping[Place, Answers]:

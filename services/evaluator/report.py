@@ -46,7 +46,7 @@ def build(
     scores: Sequence[Score],
     verdicts: Sequence[Verdict],
     verdict: str,
-    max_tokens: int,
+    golden: Sequence[Json],
 ) -> Json:
     """`about` says what was compared and how; the rest is what came out."""
     return {
@@ -57,7 +57,7 @@ def build(
         "verdicts": [one.model_dump(mode="json") for one in verdicts],
         "scores": [one.model_dump(mode="json") for one in scores],
         "samples": {split: samples(answers, split) for split in _RIVALS},
-        "golden": golden(answers, max_tokens),
+        "golden": list(golden),
     }
 
 
@@ -101,8 +101,8 @@ def _quality(answers: Answers) -> Floats:
 def golden(answers: Mapping[Place, Answers], max_tokens: int) -> list[Json]:
     """Up to 8 questions that tell the adapter from the base in any engine.
 
-    Chosen: complete, non-empty answers unlike the base's, most certain first (largest smallest lead of a token over the
-    next best), so that another number format or kernel gives the same; different answers before repetitions.
+    Chosen: answers unlike the base's; complete ones first, then the most certain (the largest smallest lead of a token
+    over the next best), so that another number format or kernel gives the same; different answers before repetitions.
     """
     candidate, base = answers.get(Place("candidate", "test")), answers.get(Place("base", "test"))
     if candidate is None or base is None:
@@ -110,11 +110,9 @@ def golden(answers: Mapping[Place, Answers], max_tokens: int) -> list[Json]:
     telling = [
         (candidate.outputs[row.key], base.outputs[row.key].answer, row)
         for row in candidate.rows
-        if candidate.outputs[row.key].finished
-        and candidate.outputs[row.key].answer.strip()
-        and candidate.outputs[row.key].answer.strip() != base.outputs[row.key].answer.strip()
+        if _tells(candidate.outputs[row.key].answer, base.outputs[row.key].answer)
     ]
-    telling.sort(key=lambda one: (-one[0].margin, one[2].key))
+    telling.sort(key=lambda one: (not one[0].finished, -one[0].margin, one[2].key))
     first = {output.answer: output.row for output, _, _ in reversed(telling)}
     telling.sort(key=lambda one: first[one[0].answer] != one[0].row)
     return [
@@ -127,6 +125,11 @@ def golden(answers: Mapping[Place, Answers], max_tokens: int) -> list[Json]:
         }
         for output, base_answer, row in telling[:GOLDEN]
     ]
+
+
+def _tells(answer: str, base_answer: str) -> bool:
+    """Half a character at the end of a cut answer is not the same text in every engine."""
+    return bool(answer.strip()) and answer.strip() != base_answer.strip() and "\ufffd" not in answer
 
 
 def measured(answers: Mapping[Place, Answers]) -> Measured:

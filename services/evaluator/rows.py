@@ -39,6 +39,14 @@ class _Line(BaseModel):
     messages: list[_Message] = Field(min_length=2)
 
 
+def read(path: Path) -> Iterator[Row]:
+    """Rows of a split file, lazily. Raises Invalid like `parse`, or if the dataset has no such split."""
+    if not path.is_file():
+        raise Invalid(f"The dataset has no {path.name}.", "Build the dataset again.")
+    with path.open("rb") as lines:
+        yield from parse(lines)
+
+
 def parse(lines: Iterable[bytes]) -> Iterator[Row]:
     """Rows of a JSONL split, lazily.
 
@@ -66,12 +74,11 @@ def make_row(prompt: Sequence[Turn], answer: str) -> Row:
 
 def held_out(path: Path, limit: int) -> list[Row]:
     """At most `limit` distinct rows of a split, always the same ones: those with the smallest keys. Bounded memory."""
-    with path.open("rb") as lines:
-        unique: dict[str, Row] = {}
-        for row in parse(lines):
-            unique[row.key] = row
-            if len(unique) >= 2 * limit:
-                unique = {kept.key: kept for kept in heapq.nsmallest(limit, unique.values())}
+    unique: dict[str, Row] = {}
+    for row in read(path):
+        unique[row.key] = row
+        if len(unique) >= 2 * limit:
+            unique = {kept.key: kept for kept in heapq.nsmallest(limit, unique.values())}
     return heapq.nsmallest(limit, unique.values())
 
 
@@ -83,16 +90,15 @@ def few_shot(path: Path, count: int) -> list[Row]:
     """
     distinct: dict[str, Row] = {}
     smallest: list[Row] = []
-    with path.open("rb") as lines:
-        for row in parse(lines):
-            if [turn.role for turn in row.prompt if turn.role != "system"] != ["user"]:
-                continue
-            distinct[row.answer] = min(row, distinct.get(row.answer, row))
-            smallest.append(row)
-            if len(distinct) > 4 * count:
-                distinct = {kept.answer: kept for kept in heapq.nsmallest(count, distinct.values())}
-            if len(smallest) > 4 * count:
-                smallest = heapq.nsmallest(2 * count, smallest)
+    for row in read(path):
+        if [turn.role for turn in row.prompt if turn.role != "system"] != ["user"]:
+            continue
+        distinct[row.answer] = min(row, distinct.get(row.answer, row))
+        smallest.append(row)
+        if len(distinct) > 4 * count:
+            distinct = {kept.answer: kept for kept in heapq.nsmallest(count, distinct.values())}
+        if len(smallest) > 4 * count:
+            smallest = heapq.nsmallest(2 * count, smallest)
     chosen = heapq.nsmallest(count, distinct.values())
     spare = (row for row in sorted(set(smallest)) if row not in chosen)
     return [*chosen, *spare][:count]

@@ -24,7 +24,7 @@ class Settings(ServiceSettings):
         8_192, ge=64, description="Most tokens in one batch; bounds the worker's memory."
     )
     min_rows: int = Field(
-        20, ge=1, description="Fewest held-out rows a gate is decided on; with fewer: insufficient."
+        10, ge=1, description="Fewest held-out rows a gate is decided on; with fewer: insufficient."
     )
     scratch: Path | None = Field(
         None, description="Folder for files in progress; the system's own if not set."

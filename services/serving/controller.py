@@ -46,6 +46,8 @@ class Controller:
         for rollout in found:
             if rollout.state == "running":
                 await self._rollouts.judge(work, model, rollout, self._live.errors_in_a_row[rollout.id])
+            elif refusal := await store.refusal(work, rollout):
+                await self._rollouts.roll_back(work, model, rollout, f"The adapter was refused: {refusal}")
             elif model.rollout_id is None and self._is_ready(rollout):
                 await self._rollouts.start(work, model, rollout)
 

@@ -68,6 +68,16 @@ async def adapters(work: UnitOfWork, model: str | None) -> Sequence[Adapter]:
     return (await work.session.exec(query)).all()
 
 
+async def refusal(work: UnitOfWork, rollout: Rollout) -> str | None:
+    """Why the adapter of this rollout is not served, if it was refused."""
+    query = select(Adapter.reason).where(
+        Adapter.model == rollout.model,
+        Adapter.model_version == rollout.model_version,
+        Adapter.state == "refused",
+    )
+    return (await work.session.exec(query)).one_or_none()
+
+
 async def snapshot(work: UnitOfWork) -> Snapshot:
     models = (await work.session.exec(select(LogicalModel))).all()
     with_traffic = [model.rollout_id for model in models if model.rollout_id]

@@ -1,12 +1,42 @@
-"""A random base model, adapters for it, and small datasets."""
+"""The evaluator on real PostgreSQL and S3, with a random base model, random adapters and small datasets."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
+from joserfc.jwk import KeySet, OKPKey
+from sqlalchemy import text
 
 from infra.base_model.tiny import make_tiny
+from services.evaluator.app import create_app
+from services.evaluator.domain import Table, evaluation_id
+from services.evaluator.job import Evaluator
+from services.evaluator.service import EvaluatorService
+from services.evaluator.settings import Settings
+from shared.auth import mint
+from shared.base_model import base_digest
+from shared.clock import SystemClock
+from shared.db import Database, upgrade
+from shared.envelope import Envelope, new_id
+from shared.events import Cost, Event, ModelDeclared, ModelPromoted, ModelTrained, ObjectRef
+from shared.jobs import Attempt
+from shared.objects import S3Objects, publish
+from shared.policy import Gate, Generation, Policy, Recipe
+from tests.conftest import PostgresServer, S3Store
+
+MODEL = "support"
+KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
+GATES = (
+    Gate(name="floor", at_least=0.0),
+    Gate(name="calm", metric="loss", at_least=1_000.0),
+    Gate(name="no-forgetting", split="champion_test", versus="champion", metric="token_f1", margin=-1.0),
+)
+"""Gates that a random model can pass."""
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +75,168 @@ def conversation(question: str, answer: str, system: str = "") -> str:
     first = [{"role": "system", "content": system}] if system else []
     turns = [*first, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return json.dumps({"messages": turns, "source": "upload", "origin": "0" * 64, "label": "human"})
+
+
+def rows(count: int, start: int = 0) -> list[str]:
+    return [
+        conversation(f"question number {n}, what is it", f"intent {n % 5}")
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def settings(
+    postgres: PostgresServer, s3: S3Store, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    folder = tmp_path_factory.mktemp("evaluator-service")
+    url = postgres.fresh_database("evaluator")
+    upgrade("evaluator", url)
+    access, secret = s3.key("evaluator")
+    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
+    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+    return Settings(
+        database_url=url,
+        s3_endpoint=s3.endpoint,
+        s3_access_key=access,
+        s3_secret_key=secret,
+        auth_jwks_file=folder / "jwks.json",
+        base_model=tiny,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def token(settings: Settings) -> Callable[..., str]:
+    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
+    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+
+
+@dataclass
+class World:
+    """One evaluator and the means to look at it."""
+
+    db: Database
+    service: EvaluatorService
+    settings: Settings
+    objects: S3Objects
+    admin: S3Objects
+    """The store with all rights: datasets and adapters are written by others."""
+    http: httpx2.AsyncClient
+    base: str
+
+    async def tell(self, *events: Event) -> None:
+        """Deliver events, each in a unit of work of its own, as the bus does."""
+        use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
+            ModelDeclared: self.service.declare,
+            ModelTrained: self.service.trained,
+            ModelPromoted: self.service.promote,
+        }
+        for event in events:
+            envelope = Envelope(new_id(), "/test", event.ce_type(), datetime.now(UTC), correlationid="story")
+            async with self.db.unit_of_work(envelope) as work:
+                await use_cases[type(event)](work, event)
+
+    async def declare(self, revision: int = 1, gates: tuple[Gate, ...] = GATES, **generation: Any) -> None:
+        limits = Generation(**{"max_tokens": 6, "few_shot": 2, **generation})
+        policy = Policy(model=MODEL, gates=gates, generation=limits)
+        await self.tell(ModelDeclared(model=MODEL, revision=revision, policy=policy, actor="tester"))
+
+    async def dataset(self, test: list[str], train: list[str] | None = None) -> str:
+        splits = {"train": train or rows(30, 1_000), "validation": rows(3, 2_000), "test": test}
+        files = {
+            f"{name}.jsonl": "".join(f"{line}\n" for line in lines).encode() for name, lines in splits.items()
+        }
+        return (await publish(self.admin, "datasets", files, {"kind": "dataset"})).digest
+
+    async def adapter(self, folder: Path) -> str:
+        files = {path.name: path for path in folder.iterdir()}
+        return (await publish(self.admin, "adapters", files, {"kind": "adapter"})).digest
+
+    def trained(self, adapter: str, dataset: str, base: str | None = None) -> ModelTrained:
+        return ModelTrained(
+            model=MODEL,
+            run_id="run-1",
+            adapter_digest=adapter,
+            base_digest=base or self.base,
+            dataset_digest=dataset,
+            recipe=Recipe(rank=4, alpha=8),
+            cost=Cost(device_seconds=1, tokens=1, amount=0),
+            code="1",
+            drift_id="drift-1",
+        )
+
+    def promoted(
+        self, version: int, adapter: str, dataset: str, sequence: int | None = None
+    ) -> ModelPromoted:
+        return ModelPromoted(
+            model=MODEL,
+            model_version=version,
+            engine_name=f"{MODEL}-v{version}-{adapter[:8]}",
+            adapter_digest=adapter,
+            base_digest=self.base,
+            dataset_digest=dataset,
+            recipe=Recipe(rank=4, alpha=8),
+            evaluation_id="eval-0",
+            evidence=ObjectRef(bucket="evaluations", key="x", sha256=adapter),
+            sequence=sequence or version,
+            actor="serving",
+            reason="completed",
+        )
+
+    async def evaluate(self, wanted: str, objects: S3Objects | None = None) -> None:
+        """Run the job once, in this process, as a worker would."""
+        attempt = await Attempt.claim(self.db, wanted, None)
+        await Evaluator(objects or self.objects, self.settings, SystemClock()).run(attempt, wanted)
+
+    async def look(self, wanted: str) -> dict[str, Any]:
+        answer = await self.http.get(f"/evaluations/{wanted}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def report(self, ref: dict[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(await self.objects.get(ref["bucket"], ref["key"]))
+        return found
+
+    async def announced(self) -> list[dict[str, Any]]:
+        """Bodies of the evaluations in the outbox, in order."""
+        async with self.db.unit_of_work() as work:
+            found = await work.session.execute(
+                text("SELECT body FROM outbox WHERE topic = 'model.evaluated' ORDER BY id")
+            )
+            return [json.loads(bytes(body)) for (body,) in found]
+
+    async def deferred(self) -> list[str]:
+        async with self.db.unit_of_work() as work:
+            found = await work.session.execute(text("SELECT lock FROM procrastinate_jobs ORDER BY id"))
+            return [lock for (lock,) in found]
+
+
+def wanted(adapter: str, dataset: str, champion: int | None = None) -> str:
+    return evaluation_id(MODEL, adapter, dataset, champion)
+
+
+@pytest.fixture
+async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+    app = create_app(settings)
+    db: Database = app.state.db
+    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
+    async with db.unit_of_work() as work:
+        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    objects = S3Objects(s3.endpoint, *s3.key("evaluator"))
+    for key in await objects.keys("evaluations", "outputs/"):
+        await S3Objects(s3.endpoint, *s3.key("admin")).delete("evaluations", key)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {token('eval:read')}"}
+    async with httpx2.AsyncClient(transport=transport, base_url="http://evaluator", headers=headers) as http:
+        yield World(
+            db,
+            EvaluatorService(SystemClock()),
+            settings,
+            objects,
+            S3Objects(s3.endpoint, *s3.key("admin")),
+            http,
+            base_digest(settings.base_model),
+        )
+    await db.close()

@@ -196,15 +196,17 @@ def template(postgres: Any) -> str:
 
 @pytest.fixture
 async def db(postgres: Any, template: str) -> AsyncIterator[Database]:
-    name = f"serving_{next(_numbers)}"
-    create = sql.SQL("CREATE DATABASE {} OWNER serving TEMPLATE {}").format(
-        sql.Identifier(name), sql.Identifier(template.rpartition("/")[2])
+    """A database of the test's own, gone after it: hundreds of them would slow the server's end down."""
+    name, origin = f"serving_{next(_numbers)}", template.rpartition("/")
+    copy = sql.SQL("CREATE DATABASE {} OWNER serving TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(origin[2])
     )
     async with await psycopg.AsyncConnection.connect(postgres.admin_url, autocommit=True) as connection:
-        await connection.execute(create)
-    database = Database("serving", template.rpartition("/")[0] + f"/{name}")
-    yield database
-    await database.close()
+        await connection.execute(copy)
+        database = Database("serving", f"{origin[0]}/{name}")
+        yield database
+        await database.close()
+        await connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

@@ -273,6 +273,18 @@ async def test_a_refused_adapter_ends_its_rollout_with_the_reason(story: Story) 
     assert await changes(story) == [(2, "rolled_back", 0)]
 
 
+async def test_a_rollout_of_an_adapter_refused_before_ends_and_blocks_nobody(story: Story) -> None:
+    await story.hears(promoted(2, 1), promoted(1, 2, rollback=True))
+    adapter = next(a for a in story.live.snapshot.adapters if a.engine_name == engine_name(2))
+    async with story.db.unit_of_work() as work:
+        await story.service.refuse(work, adapter, "it garbles")
+    await story.hears(approved(2), approved(3))
+    await story.has_ready(1, 3)
+    await story.ticks()
+    await story.ticks()
+    assert await changes(story) == [(2, "rolled_back", 0), (3, "started", 5)]
+
+
 async def test_a_plan_of_one_step_is_judged_without_new_champion_answers(story: Story) -> None:
     await story.hears(
         approved(1), promoted(1, 1), approved(2, Ramp(steps=(100,), min_samples=5, hold_seconds=0))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.evaluator.gates import Measured, Place, judge, needed, overall, scores
+from services.evaluator.gates import Measured, Place, judge, needed, overall, scores, telling
 from services.evaluator.intervals import difference, estimate, resamples
 from services.evaluator.metrics import METRICS, Answered
 from shared.events import Subject, Verdict
@@ -118,6 +118,13 @@ def test_no_champion_yet_is_said() -> None:
 def test_overall(verdicts: list[str], expected: str) -> None:
     made = [Verdict(gate="g", verdict=one, reason="") for one in verdicts]  # type: ignore[arg-type]
     assert overall(made) == expected
+
+
+def test_an_adapter_without_effect_fails() -> None:
+    measured = on("test", candidate=hits(50, 50))
+    assert [one.verdict for one in telling([], measured)] == ["fail"]
+    assert telling([{"answer": "a"}], measured) == []
+    assert telling([], {}) == []
 
 
 def test_what_is_generated() -> None:

@@ -41,15 +41,25 @@ def test_golden_answers_are_sure_complete_and_unlike_the_base() -> None:
     candidate[29] = output(ROWS[29], "base ", margin=99)
     candidate[28] = output(ROWS[28], "cut", margin=98, finished=False)
     candidate[27] = output(ROWS[27], " ", margin=97)
+    candidate[26] = output(ROWS[26], "half a \ufffd", margin=96)
     found = golden(answers(base=base, candidate=candidate), 16)
-    assert [one["answer"] for one in found] == [f"intent {index}" for index in range(26, 18, -1)]
+    assert [one["answer"] for one in found] == [f"intent {index}" for index in range(25, 17, -1)]
     assert found[0] == {
-        "messages": [{"role": "user", "content": "question 26"}],
-        "answer": "intent 26",
+        "messages": [{"role": "user", "content": "question 25"}],
+        "answer": "intent 25",
         "base_answer": "base",
         "max_tokens": 16,
-        "margin": 26.0,
+        "margin": 25.0,
     }
+
+
+def test_cut_answers_serve_only_where_complete_ones_are_missing() -> None:
+    base = [output(row, "base") for row in ROWS]
+    candidate = [output(row, f"cut {index}", margin=9, finished=False) for index, row in enumerate(ROWS)]
+    candidate[4] = output(ROWS[4], "whole", margin=0.1)
+    found = golden(answers(base=base, candidate=candidate), 16)
+    assert found[0]["answer"] == "whole"
+    assert len(found) == 8
 
 
 def test_golden_answers_differ_before_they_repeat() -> None:
@@ -64,6 +74,6 @@ def test_golden_answers_differ_before_they_repeat() -> None:
 
 def test_a_report_is_deterministic_json() -> None:
     candidate = [output(row, row.answer) for row in ROWS]
-    made = [build({"model": "m"}, answers(candidate=candidate), [], [], "pass", 16) for _ in range(2)]
+    made = [build({"model": "m"}, answers(candidate=candidate), [], [], "pass", []) for _ in range(2)]
     assert encode(made[0]) == encode(made[1])
     assert json.loads(encode(made[0]))["rows"] == {"test": 30}

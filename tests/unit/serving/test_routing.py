@@ -56,6 +56,11 @@ def test_the_challenger_falls_back_to_the_champion() -> None:
     assert table(route).choose("support", "ann") == Choice("support", V2, "challenger", "r1", V1)
 
 
+def test_a_first_version_falls_back_to_the_base_where_that_may_answer() -> None:
+    route = Route(base=BASE, split=split(100))
+    assert table(route).choose("support", "ann") == Choice("support", V2, "challenger", "r1", BASE)
+
+
 def test_no_challenger_outside_a_rollout() -> None:
     with pytest.raises(NotFound):
         table(Route(champion=V1)).choose("support@challenger", "ann")

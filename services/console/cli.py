@@ -1,0 +1,40 @@
+"""`driftwheel <noun> <verb>`: data on stdout, progress on stderr, an exit code that scripts can branch on.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable, 6 a gate said no, 130 interrupted.
+"""
+
+from collections.abc import Callable
+
+import typer
+
+from services.console.commands import access, answers, datasets, events, models, runs, stack
+
+app = typer.Typer(
+    name="driftwheel",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="Keeps a fine-tuned language model good after the day it shipped.",
+)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "This machine": (stack.up, stack.down, stack.status, stack.doctor),
+    "Access and policies": (access.token, access.apply),
+    "Answers": (answers.chat, answers.feedback),
+    "On call": (events.trace,),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+app.add_typer(events.events, name="events", rich_help_panel="On call")
+app.add_typer(events.dlq, name="dlq", rich_help_panel="On call")
+app.add_typer(datasets.app, name="datasets", rich_help_panel="The loop")
+app.add_typer(runs.app, name="runs", rich_help_panel="The loop")
+app.add_typer(models.app, name="models", rich_help_panel="The loop")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

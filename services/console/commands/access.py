@@ -1,0 +1,67 @@
+"""`driftwheel token | apply`: who may call, and what is declared."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from services.console.door import Exit, call, fail, out, show_json, signing_key
+from services.console.output import AsJson
+from shared.auth import SCOPES, mint
+
+
+def _seconds(text: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+    try:
+        seconds = float(text[:-1]) * units[text[-1]]
+    except (KeyError, ValueError, IndexError):
+        fail(Exit.USAGE, f"{text!r} is not a duration.", "Write 30m, 12h or 7d.")
+    if not 0 < seconds <= 366 * 86_400:
+        fail(Exit.USAGE, "A token lives between a moment and a year.", "Write 30m, 12h or 7d.")
+    return seconds
+
+
+def token(
+    scope: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(sorted(SCOPES))}.")],
+    subject: Annotated[str, typer.Option(help="Whose token it is.")] = "operator",
+    ttl: Annotated[str, typer.Option(help="How long it lives: 30m, 12h, 7d.")] = "12h",
+    as_json: AsJson = False,
+) -> None:
+    """Make a token, signed with this installation's key.
+
+    Example: driftwheel token --scope chat --scope feedback --subject alice --ttl 1h
+    """
+    key = signing_key()
+    if key is None:
+        fail(Exit.FAILED, "This installation has no signing key yet.", "It is made by: driftwheel up.")
+    seconds = _seconds(ttl)
+    try:
+        made = mint(key, subject, scope, seconds)
+    except ValueError as error:
+        fail(Exit.USAGE, str(error))
+    if as_json:
+        show_json({"token": made, "subject": subject, "scopes": sorted(set(scope)), "seconds": seconds})
+    else:
+        typer.echo(made)
+
+
+def apply(file: Path, as_json: AsJson = False) -> None:
+    """Declare a model: its data, recipe, gates, ramp, drift and budget, in one document.
+
+    Example: driftwheel apply examples/support/policy.yaml
+    """
+    try:
+        document: Any = yaml.safe_load(file.read_text())
+    except OSError as error:
+        fail(Exit.NOT_FOUND, f"{file} cannot be read: {error.strerror}.")
+    except yaml.YAMLError as error:
+        fail(Exit.USAGE, f"{file} is not YAML: {error}")
+    if not isinstance(document, dict):
+        fail(Exit.USAGE, f"{file} holds no policy.", "See examples/support/policy.yaml.")
+    declared = call("POST", "/api/registry/policies", json=document)
+    if as_json:
+        show_json(declared)
+    else:
+        what = "declared" if declared["changed"] else "unchanged"
+        out.print(f"[green]✓[/] {declared['model']} {what}, revision {declared['revision']}")

@@ -1,0 +1,109 @@
+"""`driftwheel datasets …`."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.console.door import Exit, call, err, fail, get, out, post, show_json
+from services.console.output import AsJson, cell, facts, short, table, when
+
+app = typer.Typer(no_args_is_help=True, help="Rows in, datasets out.")
+BUILD_SECONDS = 3_600
+
+
+@app.command()
+def upload(
+    model: str,
+    files: Annotated[list[Path], typer.Argument(help="jsonl, csv or parquet.")],
+    format_: Annotated[str | None, typer.Option("--format", help="Else found out from the rows.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until the dataset is built.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Upload rows and build a dataset of them.
+
+    Example: driftwheel datasets upload support examples/support/before.jsonl
+    """
+    ids = []
+    for file in files:
+        if not file.is_file():
+            fail(Exit.NOT_FOUND, f"There is no file {file}.")
+        err.print(f"[dim]uploading {file.name}, {file.stat().st_size:,} bytes[/]")
+        with file.open("rb") as rows:
+            made = call("POST", "/v1/files", files={"file": (file.name, rows)}, data={"purpose": "fine-tune"})
+        ids.append(made["id"])
+    build = post("/api/data/datasets", {"model": model, "files": ids, "format": format_})
+    deadline = time.monotonic() + BUILD_SECONDS
+    while wait and build["state"] in {"queued", "running"} and time.monotonic() < deadline:
+        time.sleep(0.5)
+        build = get(f"/api/data/datasets/{build['id']}")
+    _show(build, as_json)
+    if build["state"] == "failed":
+        raise typer.Exit(int(Exit.FAILED))
+
+
+@app.command("list")
+def list_(model: str | None = None, as_json: AsJson = False) -> None:
+    """All datasets, newest first.
+
+    Example: driftwheel datasets list --model support
+    """
+    found = get("/api/data/datasets", model=model)["datasets"]
+    if as_json:
+        show_json(found)
+        return
+    table(
+        ("build", "model", "state", "dataset", "rows", "why", "made"),
+        [
+            (
+                b["id"],
+                b["model"],
+                b["state"],
+                short(b["digest"]),
+                sum(b["rows"].values()),
+                b["why"],
+                when(b["created_at"]),
+            )
+            for b in found
+        ],
+        "No dataset yet. Make one: driftwheel datasets upload MODEL FILE",
+    )
+
+
+@app.command()
+def show(
+    dataset: Annotated[str, typer.Argument(help="A digest or a build id.")], as_json: AsJson = False
+) -> None:
+    """One dataset: rows per split, what was dropped and why.
+
+    Example: driftwheel datasets show build-1
+    """
+    _show(get(f"/api/data/datasets/{dataset}"), as_json)
+
+
+def _show(build: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(build)
+        return
+    facts(
+        [
+            ("build", build["id"]),
+            ("model", build["model"]),
+            ("state", build["state"]),
+            ("detail", build["detail"] or None),
+            ("dataset", build["digest"]),
+            ("generation", build["generation"]),
+            ("why", build["why"]),
+            ("read", build["read"]),
+            *((f"  {split}", rows) for split, rows in build["rows"].items()),
+            *((f"  dropped: {reason}", rows) for reason, rows in build["dropped"].items()),
+            ("parents", ", ".join(short(parent) for parent in build["parents"]) or None),
+        ]
+    )
+    for reject in build["rejects"][:3]:
+        out.print(
+            "[dim]  e.g.[/] " + "  ".join(cell(value) for value in reject.values()),
+            overflow="ellipsis",
+            no_wrap=True,
+        )

@@ -1,0 +1,162 @@
+"""`driftwheel runs …`."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import httpx2
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from services.console.door import Exit, client, err, fail, get, out, post, refuse, show_json
+from services.console.output import AsJson, facts, short, table, when
+
+app = typer.Typer(no_args_is_help=True, help="Training runs.")
+_ENDS = {"succeeded": Exit.OK, "failed": Exit.FAILED, "cancelled": Exit.FAILED, "rejected": Exit.GATE}
+
+
+@app.command("list")
+def list_(model: str | None = None, as_json: AsJson = False) -> None:
+    """All runs, newest first.
+
+    Example: driftwheel runs list --model support
+    """
+    found = get("/api/trainer/runs", model=model)["runs"]
+    if as_json:
+        show_json(found)
+        return
+    table(
+        ("run", "model", "state", "step", "loss", "validation", "cost", "made"),
+        [
+            (
+                run["id"],
+                run["model"],
+                run["state"],
+                f"{run['step']}/{run['total_steps']}",
+                run["loss"],
+                run["validation_loss"],
+                (run.get("cost") or {}).get("amount"),
+                when(run["created_at"]),
+            )
+            for run in found
+        ],
+        "No run yet. A dataset starts one: driftwheel datasets upload MODEL FILE",
+    )
+
+
+@app.command()
+def show(run: str, as_json: AsJson = False) -> None:
+    """One run: state, losses, cost, what it was made from and what it made.
+
+    Example: driftwheel runs show run-19
+    """
+    found = get(f"/api/trainer/runs/{run}")
+    if as_json:
+        show_json(found)
+        return
+    cost = found.get("cost") or {}
+    facts(
+        [
+            ("run", found["id"]),
+            ("model", found["model"]),
+            ("state", found["state"]),
+            ("reason", found.get("reason") or None),
+            ("attempt", found.get("attempt")),
+            ("step", f"{found['step']}/{found['total_steps']}"),
+            ("loss", found["loss"]),
+            ("validation loss", found["validation_loss"]),
+            (
+                "cost",
+                f"{cost['amount']:.4f} {cost['currency']}, {cost['device_seconds']:.0f} s" if cost else None,
+            ),
+            ("dataset", short(found.get("dataset_digest"))),
+            ("adapter", short(found.get("adapter_digest"))),
+        ]
+    )
+    curve = [p["validation_loss"] for p in found.get("curve") or [] if p.get("validation_loss") is not None]
+    if curve:
+        out.print("[dim]validation loss [/] " + sparkline(curve))
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as bars of eight heights."""
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round((value - low) / span * 7)] for value in values)
+
+
+@app.command()
+def watch(
+    run: str, as_json: Annotated[bool, typer.Option("--json", help="One line per event.")] = False
+) -> None:
+    """Follow a run to its end. Ctrl-C stops watching, never the run.
+
+    Example: driftwheel runs watch run-19
+    """
+    last: dict[str, Any] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as progress:
+        bar = progress.add_task(run, total=None, told="")
+        for event in _events(run):
+            last = event
+            if as_json:
+                typer.echo(json.dumps(event))
+                continue
+            loss, validation = event.get("loss"), event.get("validation_loss")
+            told = f"{event['state']} {event.get('step', 0)}/{event.get('total_steps', 0)}"
+            told += f" loss {loss:.3f}" if loss is not None else ""
+            told += f" validation {validation:.3f}" if validation is not None else ""
+            progress.update(
+                bar, total=event.get("total_steps") or None, completed=event.get("step", 0), told=told
+            )
+            if not err.is_terminal:
+                err.print(told)
+    if not as_json:
+        out.print(f"{run} {last.get('state', 'unknown')}  {last.get('reason', '')}".rstrip())
+    raise typer.Exit(int(_ENDS.get(str(last.get("state")), Exit.FAILED)))
+
+
+def _events(run: str) -> Iterator[dict[str, Any]]:
+    """Events of the run; a broken stream is taken up again after the last one seen."""
+    seen, failures = "0", 0
+    while failures < 10:
+        try:
+            with (
+                client(timeout=120) as http,
+                http.stream(
+                    "GET", f"/api/trainer/runs/{run}/stream", headers={"last-event-id": seen}
+                ) as response,
+            ):
+                if response.is_error:
+                    response.read()
+                    refuse(response)
+                for line in response.iter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "id":
+                        seen = value
+                    elif name == "data":
+                        failures = 0
+                        yield json.loads(value)
+        except httpx2.TransportError:
+            failures += 1
+        else:
+            return
+    fail(Exit.UNAVAILABLE, "The trainer does not answer.", "Look: driftwheel status.")
+
+
+@app.command()
+def cancel(run: str, as_json: AsJson = False) -> None:
+    """Ask a run to stop; it does so at its next step.
+
+    Example: driftwheel runs cancel run-19
+    """
+    found = post(f"/api/trainer/runs/{run}/cancel")
+    if as_json:
+        show_json(found)
+    else:
+        out.print(f"{found['id']} {found['state']}")

@@ -1,0 +1,68 @@
+"""Tables for people. What a program should read has `--json`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from services.console.door import out
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+COLOURS = {
+    "ready": "green",
+    "succeeded": "green",
+    "pass": "green",
+    "approved": "green",
+    "completed": "green",
+    "failed": "red",
+    "fail": "red",
+    "rejected": "red",
+    "rolled_back": "red",
+    "cancelled": "yellow",
+    "insufficient": "yellow",
+}
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
+    """Rows under dim headings, or one line that says why there are none."""
+    if not rows:
+        out.print(f"[dim]{escape(empty)}[/]")
+        return
+    grid = Table(box=None, header_style="dim", pad_edge=False)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*(cell(value) for value in row))
+    out.print(grid)
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "[dim]-[/]"
+    text = escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    colour = COLOURS.get(str(value))
+    return f"[{colour}]{text}[/]" if colour else text
+
+
+def facts(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Names and values, one a line."""
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for name, value in pairs:
+        grid.add_row(name, cell(value))
+    out.print(grid)
+
+
+def when(text: str | None) -> str:
+    """Local time, to the second."""
+    if not text:
+        return "-"
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short(digest: str | None) -> str:
+    return (digest or "-")[:12]

@@ -1,0 +1,101 @@
+"""docker-compose.yml holds the processes of the embedded stack, publishes little, and gives each its own secrets."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infra.docker.prepare import INSIDE, environments, prepare
+from infra.local.credentials import SERVICES, load_or_create
+from infra.local.parts import PARTS
+from services.serving.engines import ENGINES, EngineOptions
+
+ROOT = Path(__file__).parents[3]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
+PUBLISHED = {"caddy", "prometheus"}
+
+
+def test_every_part_has_its_container() -> None:
+    assert set(PARTS) <= set(CONTAINERS)
+
+
+def test_only_the_front_door_and_prometheus_publish_a_port_on_loopback() -> None:
+    assert {name for name, container in CONTAINERS.items() if "ports" in container} == PUBLISHED
+    assert all(port.startswith("127.0.0.1:") for name in PUBLISHED for port in CONTAINERS[name]["ports"])
+
+
+def test_engine_store_broker_and_database_are_on_internal_networks_only() -> None:
+    internal = {name for name, network in COMPOSE["networks"].items() if (network or {}).get("internal")}
+    for name, container in CONTAINERS.items():
+        assert name in PUBLISHED or set(container["networks"]) <= internal, name
+        assert "network_mode" not in container
+    reach_engine = {name for name, container in CONTAINERS.items() if "engine" in container["networks"]}
+    assert reach_engine == {"engine", "serving", "prometheus"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_gets_its_own_credentials_only(service: str) -> None:
+    for name in (service, f"{service}-worker"):
+        if name in CONTAINERS:
+            assert CONTAINERS[name]["env_file"] == [f".driftwheel/compose/{service}.env"]
+
+
+def test_the_env_files_named_are_those_that_are_made(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    for container in CONTAINERS.values():
+        mounted = [volume.partition(":")[0] for volume in container.get("volumes", [])]
+        for file in [*container.get("env_file", []), *mounted]:
+            if "compose/" in file:
+                assert (tmp_path / Path(file).name).is_file()
+    assert (tmp_path / "data.env").stat().st_mode & 0o077 == 0
+    before = (tmp_path / "data.env").read_text()
+    prepare(tmp_path)
+    assert (tmp_path / "data.env").read_text() == before
+
+
+def test_no_service_learns_a_secret_of_another(tmp_path: Path) -> None:
+    credentials = load_or_create(tmp_path)
+    told = {name: " ".join(values.values()) for name, values in environments(credentials).items()}
+    for owner, password in credentials.postgres.items():
+        knows = {
+            name for name, text in told.items() if password in text or credentials.s3[owner].secret in text
+        }
+        assert knows == {owner}
+
+
+def test_the_engine_runs_with_the_flags_of_its_plug_in() -> None:
+    options = EngineOptions(
+        base_model=Path(INSIDE.base_model), port=8000, host="0.0.0.0", python=Path("python")
+    )
+    assert CONTAINERS["engine"]["command"] == ENGINES["vllm"].command(options)
+    assert CONTAINERS["engine"]["environment"] == ENGINES["vllm"].environment(options)
+
+
+@pytest.mark.parametrize("name", [n for n, c in CONTAINERS.items() if "build" in c])
+def test_images_of_ours_are_unprivileged_and_locked(name: str) -> None:
+    file = (ROOT / CONTAINERS[name]["build"]["dockerfile"]).read_text()
+    assert "--require-hashes" in file
+    assert "\nUSER 65534:65534" in file
+    for line in file.splitlines():
+        for lock in [word for word in line.split() if word.endswith(".txt")]:
+            assert (ROOT / lock).is_file()
+
+
+def _has_compose() -> bool:
+    docker = shutil.which("docker")
+    return (
+        docker is not None
+        and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not _has_compose(), reason="the docker compose plug-in is not installed")
+def test_compose_accepts_the_file(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "infra", tmp_path / "infra")
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    prepare(tmp_path / ".driftwheel" / "compose")
+    subprocess.run(["docker", "compose", "config", "--quiet"], cwd=tmp_path, check=True)
