@@ -87,7 +87,8 @@ def references(payload: Any) -> list[str]:
     if not isinstance(payload, dict):
         return []
     found = {value for value in payload.values() if isinstance(value, str) and 0 < len(value) <= 128}
-    if isinstance(payload.get("model_version"), int) and "model" in payload:
+    # Not of single answers: the story of a version would drown in them.
+    if isinstance(payload.get("model_version"), int) and "model" in payload and "answer_id" not in payload:
         found.add(f"{payload['model']}:{payload['model_version']}")
     return sorted(found - {payload.get("model")})
 

@@ -133,8 +133,19 @@ def render(roots: Sequence[Step], unreachable: Sequence[str] = ()) -> Group:
 
 
 def _branch(tree: Tree, step: Step) -> None:
+    """What a step caused; a run's many progress reports are one line."""
+    progress = [caused for caused in step.causes if _is_progress(caused)]
     for caused in step.causes:
-        _branch(tree.add(_line(caused)), caused)
+        if len(progress) > 1 and caused is progress[0]:
+            line = _line(caused)
+            line.append(f"  … {len(progress)} reports until {progress[-1].at[11:19]}", "dim")
+            tree.add(line)
+        elif len(progress) <= 1 or caused not in progress:
+            _branch(tree.add(_line(caused)), caused)
+
+
+def _is_progress(step: Step) -> bool:
+    return not step.causes and step.sent.get("payload", {}).get("state") == "progress"
 
 
 def _line(step: Step) -> Text:

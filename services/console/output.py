@@ -32,8 +32,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> 
         out.print(f"[dim]{escape(empty)}[/]")
         return
     grid = Table(box=None, header_style="dim", pad_edge=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        grid.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
         grid.add_row(*(cell(value) for value in row))
     out.print(grid)

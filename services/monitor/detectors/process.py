@@ -100,8 +100,8 @@ class DetectorProcess:
 
 
 def _without_settings() -> dict[str, str]:
-    """The environment without our settings: the child needs no password."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWHEEL_")}
+    """The environment without the service's settings: the child needs no password."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("DRIFTWHEEL_MONITOR__")}
 
 
 def answer(request: bytes) -> bytes:

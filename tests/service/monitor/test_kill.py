@@ -1,0 +1,103 @@
+"""The monitor as a process of its own, on real Kafka: killed in the middle of a measurement, told everything twice."""
+
+import json
+import random
+from typing import Any
+
+import httpx2
+import pytest
+from aiokafka import AIOKafkaProducer
+from joserfc.jwk import OKPKey
+
+from infra.local.stack import Stack
+from shared.auth import mint
+from shared.events import Event
+from shared.objects import S3Objects
+from tests.conftest import KafkaBroker
+from tests.loop import Platform, until
+from tests.service.monitor import events
+from tests.service.monitor.conftest import TRAVEL, log_texts, prompts
+from tests.service.monitor.events import declared, promoted, scored, served
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
+MODEL = "killed"
+
+
+async def told(bootstrap: str, messages: list[tuple[str, bytes, bytes]]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+    await producer.start()
+    try:
+        for number, (topic, key, value) in enumerate(messages):
+            headers = [
+                ("ce_id", f"{MODEL}-{number}".encode()),
+                ("ce_type", f"{topic}.v1".encode()),
+                ("ce_source", b"/test"),
+            ]
+            await producer.send_and_wait(topic, value, key=key, headers=headers)
+    finally:
+        await producer.stop()
+
+
+def message(event: Event) -> tuple[str, bytes, bytes]:
+    return event.topic, event.partition_key().encode(), event.model_dump_json().encode()
+
+
+async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
+    stack: Stack, kafka: KafkaBroker, admin_objects: S3Objects, dataset: str
+) -> None:
+    stack.start("monitor")
+    ids = [f"{MODEL}-{n}" for n in range(events.WINDOW)]
+    places = await log_texts(admin_objects, ids, random.Random(1).sample(prompts(TRAVEL), events.WINDOW))
+    answers = [served(i, place, model=MODEL) for i, place in zip(ids, places, strict=True)]
+    poison = served(f"{MODEL}-nan", model=MODEL).model_dump(mode="json") | {"latency_ms": float("nan")}
+    messages = [
+        *(message(scored(answer, 0.0)) for answer in answers),
+        ("prediction.served", f"{MODEL}-nan".encode(), json.dumps(poison).encode()),
+        *(message(answer) for answer in answers),
+        message(promoted(dataset, model=MODEL)),
+        message(declared(model=MODEL)),
+    ]
+    await told(kafka.bootstrap, messages)
+
+    key = OKPKey.import_key(json.loads((stack.home / "secrets" / "signing-key.json").read_text()))
+    headers = {"authorization": f"Bearer {mint(key, 'tester', ['monitor:read'], 3_600)}"}
+    async with httpx2.AsyncClient(base_url=stack.urls["monitor"], headers=headers, timeout=10) as http:
+
+        async def get(path: str, **params: Any) -> Any:
+            try:
+                return (await http.get(path, params=params)).raise_for_status().json()
+            except (httpx2.TransportError, httpx2.HTTPStatusError):
+                return None
+
+        async def in_state(state: str) -> bool:
+            found = await get("/windows", model=MODEL)
+            return bool(found) and [window["state"] for window in found["windows"]] == [state]
+
+        await until(lambda: in_state("measuring"), "a window to be cut", pause=0.02)
+        stack.kill("monitor")
+        await told(kafka.bootstrap, messages)  # all of it again, while it is away
+        await until(lambda: in_state("measured"), "the window to be measured after the restart", 300)
+
+        async def drifts() -> Any:
+            return (await get("/drifts", model=MODEL) or {}).get("drifts")
+
+        [drift] = await until(drifts, "the verdict")
+        assert drift["verdict"] == "retrain"
+
+        async def letters() -> Any:
+            found = (await get("/dead-letters") or {"dead_letters": []})["dead_letters"]
+            return [letter for letter in found if letter["event_id"].startswith(f"{MODEL}-")]
+
+        [letter] = await until(letters, "the dead letter")
+        assert letter["topic"] == "prediction.served"
+        assert "NaN" in letter["error"]
+
+        # The offsets of all that was told twice are past; then nothing more was said than one event.
+        platform = Platform.__new__(Platform)
+        platform.stack = stack
+        last = served(f"{MODEL}-last", model=MODEL, model_version=99)
+        await told(
+            kafka.bootstrap, [("feedback.recorded", last.answer_id.encode(), message(scored(last, 1.0))[2])]
+        )
+        sent = await until(lambda: platform.events("drift.detected", MODEL), "the event")
+        assert sent == [drift["event_id"]]
