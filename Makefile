@@ -91,5 +91,5 @@ $(BIN)/.synced: requirements/dev.txt pyproject.toml | $(UV)
 $(ENGINE)/.synced: requirements/engine.txt | $(UV)
 	@echo "· engine: requirements/engine.txt → $(ENGINE) (about 6 GB)"
 	@test -x $(ENGINE)/bin/python || $(UV) venv --quiet --no-project --python $(BIN)/python $(ENGINE)
-	@$(UV) pip sync --python $(ENGINE)/bin/python --require-hashes --compile-bytecode requirements/engine.txt
+	@$(UV) pip sync --python $(ENGINE)/bin/python --require-hashes requirements/engine.txt
 	@touch $@

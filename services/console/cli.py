@@ -3,18 +3,21 @@
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable, 6 a gate said no, 130 interrupted.
 """
 
+import os
+import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from services.console.commands import access, answers, datasets, events, models, runs, stack
+from services.console.door import Exit, warn
 
 app = typer.Typer(
     name="driftwheel",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
-    help="Keeps a fine-tuned language model good after the day it shipped.",
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "This machine": (stack.up, stack.down, stack.status, stack.doctor),
@@ -22,6 +25,19 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Answers": (answers.chat, answers.feedback),
     "On call": (events.trace,),
 }
+
+
+@app.callback()
+def door(
+    url: Annotated[
+        str | None, typer.Option(envvar="DRIFTWHEEL_URL", help="The front door; else the local stack's.")
+    ] = None,
+) -> None:
+    """Keeps a fine-tuned language model good after the day it shipped."""
+    if url:
+        os.environ["DRIFTWHEEL_URL"] = url
+
+
 for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
@@ -33,7 +49,16 @@ app.add_typer(models.app, name="models", rich_help_panel="The loop")
 
 
 def main() -> None:
-    app()
+    """The entry point. What nobody foresaw ends in one line; DRIFTWHEEL_DEBUG=1 shows where it came from."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("DRIFTWHEEL_DEBUG"):
+            raise
+        warn(
+            f"{type(error).__name__}: {error}", "This is a bug. DRIFTWHEEL_DEBUG=1 shows where it came from."
+        )
+        sys.exit(Exit.FAILED)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
 """The front door: where it is, who we are there, and what its answers mean for the exit code."""
 
+import asyncio
 import json
 import os
 import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import httpx2
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from shared.auth import SCOPES, mint
 from shared.text import Json
 
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 TOKEN_SECONDS = 600.0
+LOOK = "Look: driftwheel status."
 
 out = Console(highlight=False)
 """Data for people, on stdout."""
@@ -36,10 +40,15 @@ class Exit(IntEnum):
 
 def fail(code: Exit, message: str, next_step: str = "") -> NoReturn:
     """End the command: what went wrong, and what to do next."""
-    err.print(f"[red]✗[/] {message}", markup=True, soft_wrap=True)
+    warn(message, next_step)
+    raise typer.Exit(int(code))
+
+
+def warn(message: str, next_step: str = "") -> None:
+    """Say what went wrong, and go on."""
+    err.print(f"[red]✗[/] {escape(message)}", soft_wrap=True)
     if next_step:
         err.print(f"  {next_step}", markup=False, style="dim", soft_wrap=True)
-    raise typer.Exit(int(code))
 
 
 def show_json(value: Any) -> None:
@@ -63,7 +72,9 @@ def url() -> str:
     found = given or stack_state().get("urls", {}).get("caddy")
     if not found:
         fail(
-            Exit.UNAVAILABLE, "No platform is known here.", "Start one: driftwheel up. Or set DRIFTWHEEL_URL."
+            Exit.UNAVAILABLE,
+            "No platform is known here.",
+            "Start one: driftwheel up. Or name one: driftwheel --url URL …",
         )
     return str(found).rstrip("/")
 
@@ -92,21 +103,47 @@ def token() -> str:
 
 
 def client(timeout: float = 60) -> httpx2.Client:
-    return httpx2.Client(base_url=url(), headers={"authorization": f"Bearer {token()}"}, timeout=timeout)
+    return httpx2.Client(base_url=url(), headers=_headers(), timeout=timeout)
+
+
+def _headers() -> dict[str, str]:
+    return {"authorization": f"Bearer {token()}"}
+
+
+def part(text: object) -> str:
+    """One segment of a path: whatever was typed stays one segment."""
+    return quote(str(text), safe="")
 
 
 def call(method: str, path: str, **request: Any) -> Any:
     """JSON of one request; an error ends the command with its exit code."""
+    return json_of(send(method, path, **request))
+
+
+def send(method: str, path: str, timeout: float = 60, **request: Any) -> httpx2.Response:
+    """A good answer; a bad one, or none, ends the command with its exit code."""
     try:
-        with client() as http:
+        with client(timeout) as http:
             response = http.request(method, path, **request)
     except httpx2.TransportError as error:
-        fail(
-            Exit.UNAVAILABLE, f"{url()} does not answer ({type(error).__name__}).", "Look: driftwheel status."
-        )
-    if response.is_error:
+        silent(error)
+    except httpx2.InvalidURL:
+        fail(Exit.USAGE, f"{url()} is not an address.", "Write http://host:port.")
+    if not response.is_success:
         refuse(response)
-    return response.json()
+    return response
+
+
+def json_of(response: httpx2.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        fail(Exit.FAILED, f"{url()} does not speak JSON.", "Is it the front door? Look: driftwheel status.")
+
+
+def silent(error: httpx2.TransportError) -> NoReturn:
+    """End the command: nobody answered."""
+    fail(Exit.UNAVAILABLE, f"{url()} does not answer ({type(error).__name__}).", LOOK)
 
 
 def get(path: str, **params: Any) -> Any:
@@ -117,22 +154,44 @@ def post(path: str, body: Json | None = None) -> Any:
     return call("POST", path, json=body or {})
 
 
+async def everywhere(path: str, params: Any = None) -> dict[str, Json | None]:
+    """What each service answers to the same GET; None from one that does not answer. A refusal ends the command."""
+    async with httpx2.AsyncClient(base_url=url(), headers=_headers(), timeout=10) as http:
+
+        async def ask(service: str) -> Json | None:
+            try:
+                response = await http.get(f"/api/{service}{path}", params=params)
+            except httpx2.TransportError:
+                return None
+            if response.is_client_error:
+                refuse(response)
+            answer: Json | None = json_of(response) if response.is_success else None
+            return answer
+
+        return dict(zip(SERVICES, await asyncio.gather(*(ask(name) for name in SERVICES)), strict=True))
+
+
 def refuse(response: httpx2.Response) -> NoReturn:
     """End the command as the service's answer says."""
     try:
         body = response.json()
     except ValueError:
         body = {}
+    body = body if isinstance(body, dict) else {}
     openai = body.get("error", {}) if isinstance(body.get("error"), dict) else {}
     detail = body.get("detail") or openai.get("message") or f"{response.status_code} from {response.url.path}"
-    kind = str(body.get("type", openai.get("code", "")))
+    kind = str(body.get("type") or openai.get("code") or "")
     by_status = {
         400: Exit.USAGE,
         404: Exit.NOT_FOUND,
         409: Exit.GATE if kind.endswith("gate_refused") else Exit.CONFLICT,
+        413: Exit.USAGE,
         422: Exit.USAGE,
         429: Exit.UNAVAILABLE,
         502: Exit.UNAVAILABLE,
         503: Exit.UNAVAILABLE,
+        504: Exit.UNAVAILABLE,
     }
-    fail(by_status.get(response.status_code, Exit.FAILED), str(detail), str(body.get("next_step", "")))
+    code = by_status.get(response.status_code, Exit.FAILED)
+    next_step = body.get("next_step") or (LOOK if code is Exit.UNAVAILABLE else "")
+    fail(code, str(detail), str(next_step))

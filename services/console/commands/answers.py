@@ -2,10 +2,9 @@
 
 from typing import Annotated
 
-import httpx2
 import typer
 
-from services.console.door import Exit, client, err, fail, out, post, refuse, show_json, url
+from services.console.door import err, json_of, out, post, send, show_json
 from services.console.output import AsJson
 
 
@@ -25,18 +24,13 @@ def chat(
         "max_tokens": max_tokens,
         "temperature": 0,
     }
-    try:
-        with client(timeout=300) as http:
-            response = http.post("/v1/chat/completions", json=body)
-    except httpx2.TransportError:
-        fail(Exit.UNAVAILABLE, f"{url()} does not answer.", "Look: driftwheel status.")
-    if response.is_error:
-        refuse(response)
+    response = send("POST", "/v1/chat/completions", timeout=300, json=body)
     answer_id, version = response.headers.get("x-answer-id"), response.headers.get("x-model-version")
+    answer = json_of(response)
     if as_json:
-        show_json({"answer_id": answer_id, "version": version, **response.json()})
+        show_json({"answer_id": answer_id, "version": version, **answer})
         return
-    out.print(response.json()["choices"][0]["message"]["content"], markup=False)
+    out.print(answer["choices"][0]["message"]["content"], markup=False)
     err.print(f"[dim]version {version} · answer {answer_id}[/]", soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import Exit, call, err, fail, get, out, post, show_json
+from services.console.door import Exit, call, err, fail, get, out, part, post, show_json
 from services.console.output import AsJson, cell, facts, short, table, when
 
 app = typer.Typer(no_args_is_help=True, help="Rows in, datasets out.")
@@ -37,7 +37,7 @@ def upload(
     deadline = time.monotonic() + BUILD_SECONDS
     while wait and build["state"] in {"queued", "running"} and time.monotonic() < deadline:
         time.sleep(0.5)
-        build = get(f"/api/data/datasets/{build['id']}")
+        build = get(f"/api/data/datasets/{part(build['id'])}")
     _show(build, as_json)
     if build["state"] == "failed":
         raise typer.Exit(int(Exit.FAILED))
@@ -79,7 +79,7 @@ def show(
 
     Example: driftwheel datasets show build-1
     """
-    _show(get(f"/api/data/datasets/{dataset}"), as_json)
+    _show(get(f"/api/data/datasets/{part(dataset)}"), as_json)
 
 
 def _show(build: dict[str, Any], as_json: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import get, out, post, show_json
+from services.console.door import get, out, part, post, show_json
 from services.console.output import AsJson, facts, short, table, when
 
 app = typer.Typer(no_args_is_help=True, help="Models, versions, aliases.")
@@ -47,12 +47,14 @@ def show(
     """
     name, _, number = model.partition(":")
     if number:
-        _version(get(f"/api/registry/models/{name}/versions/{number}"), as_json)
+        _version(get(f"/api/registry/models/{part(name)}/versions/{part(number)}"), as_json)
         return
-    versions = get(f"/api/registry/models/{name}/versions")["versions"]
-    history = get(f"/api/registry/models/{name}/aliases")
+    versions = get(f"/api/registry/models/{part(name)}/versions")["versions"]
+    history = get(f"/api/registry/models/{part(name)}/aliases")
     if as_json:
-        show_json({"model": get(f"/api/registry/models/{name}"), "versions": versions, "history": history})
+        show_json(
+            {"model": get(f"/api/registry/models/{part(name)}"), "versions": versions, "history": history}
+        )
         return
     table(
         ("version", "state", "is", "exact match", "dataset", "adapter", "decided"),
@@ -125,7 +127,7 @@ def rollback(
     Example: driftwheel models rollback support --reason "wrong refunds"
     """
     body = {"reason": reason} if to is None else {"reason": reason, "to": to}
-    found = post(f"/api/registry/models/{model}/rollback", body)
+    found = post(f"/api/registry/models/{part(model)}/rollback", body)
     if as_json:
         show_json(found)
     else:

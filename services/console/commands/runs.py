@@ -1,6 +1,7 @@
 """`driftwheel runs …`."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.console.door import Exit, client, err, fail, get, out, post, refuse, show_json
+from services.console.door import LOOK, Exit, client, err, fail, get, out, part, post, refuse, show_json
 from services.console.output import AsJson, facts, short, table, when
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
@@ -50,7 +51,7 @@ def show(run: str, as_json: AsJson = False) -> None:
 
     Example: driftwheel runs show run-19
     """
-    found = get(f"/api/trainer/runs/{run}")
+    found = get(f"/api/trainer/runs/{part(run)}")
     if as_json:
         show_json(found)
         return
@@ -122,15 +123,13 @@ def watch(
 
 
 def _events(run: str) -> Iterator[dict[str, Any]]:
-    """Events of the run; a broken stream is taken up again after the last one seen."""
-    seen, failures = "0", 0
+    """Events of the run to its end; a broken stream is taken up again after the last one seen."""
+    seen, failures, path = "0", 0, f"/api/trainer/runs/{part(run)}/stream"
     while failures < 10:
         try:
             with (
                 client(timeout=120) as http,
-                http.stream(
-                    "GET", f"/api/trainer/runs/{run}/stream", headers={"last-event-id": seen}
-                ) as response,
+                http.stream("GET", path, headers={"last-event-id": seen}) as response,
             ):
                 if response.is_error:
                     response.read()
@@ -140,13 +139,15 @@ def _events(run: str) -> Iterator[dict[str, Any]]:
                     if name == "id":
                         seen = value
                     elif name == "data":
-                        failures = 0
-                        yield json.loads(value)
+                        failures, event = 0, json.loads(value)
+                        yield event
+                        if event["state"] in _ENDS:
+                            return
         except httpx2.TransportError:
-            failures += 1
-        else:
-            return
-    fail(Exit.UNAVAILABLE, "The trainer does not answer.", "Look: driftwheel status.")
+            err.print("[dim]the stream broke; taking it up again[/]")
+        failures += 1
+        time.sleep(min(0.2 * 2**failures, 5))
+    fail(Exit.UNAVAILABLE, "The trainer does not answer.", LOOK)
 
 
 @app.command()
@@ -155,7 +156,7 @@ def cancel(run: str, as_json: AsJson = False) -> None:
 
     Example: driftwheel runs cancel run-19
     """
-    found = post(f"/api/trainer/runs/{run}/cancel")
+    found = post(f"/api/trainer/runs/{part(run)}/cancel")
     if as_json:
         show_json(found)
     else:

@@ -242,20 +242,31 @@ async def test_what_is_no_adapter_is_refused_and_the_engine_lives(
     assert await _text(engine, "base", "hello", max_tokens=2)
 
 
-async def test_whoever_leaves_frees_the_engine(engine: Running) -> None:
-    """Eight long answers are dropped after their first pieces: the engine stops writing them."""
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_leaves_frees_the_engine(engine: Running, stream: bool) -> None:
+    """Eight long answers are given up soon after they began: the engine stops writing them."""
     names = "driftwheel_engine_tokens", "vllm:generation_tokens_total"
+    running = "driftwheel_engine_running", "vllm:num_requests_running"
     before = await engine.metric(*names)
     body = chat("base", "hello", max_tokens=1_900, ignore_eos=True)
-    streams = [engine.stream("/v1/chat/completions", body) for _ in range(8)]
-    for stream in streams:
-        await anext(stream)
-        await anext(stream)
-    for stream in streams:
-        await stream.aclose()
-    async with asyncio.timeout(20):
-        while await engine.metric("driftwheel_engine_running", "vllm:num_requests_running"):
-            await asyncio.sleep(0.05)
+    if stream:
+        streams = [engine.stream("/v1/chat/completions", body) for _ in range(8)]
+        for events in streams:
+            await anext(events)
+            await anext(events)
+        for events in streams:
+            await events.aclose()
+    else:
+        calls = [asyncio.create_task(engine.post("/v1/chat/completions", body)) for _ in range(8)]
+        async with asyncio.timeout(60):
+            while await engine.metric(*running) < 8:
+                await asyncio.sleep(0.02)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    async with asyncio.timeout(60):
+        while await engine.metric(*running):
+            await asyncio.sleep(0.02)
     assert await engine.metric(*names) - before < 8 * 1_900 / 2
 
 

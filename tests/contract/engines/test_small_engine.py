@@ -1,6 +1,8 @@
 """What the small engine adds to the contract: rows that come and go in one batch, prefixes, bounds, an orderly end."""
 
 import asyncio
+import json
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -193,9 +195,6 @@ async def test_an_end_token_ends_the_answer_and_is_counted(model: Model) -> None
 def test_an_adapter_that_would_be_computed_wrongly_is_refused(
     model: Model, adapters: dict[str, Path], tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    import json
-    import shutil
-
     folder = shutil.copytree(adapters["intent-v1"], tmp_path / "adapter")
     config = json.loads((folder / "adapter_config.json").read_text()) | changes
     (folder / "adapter_config.json").write_text(json.dumps(config))

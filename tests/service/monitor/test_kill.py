@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
@@ -92,12 +92,31 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
         assert letter["topic"] == "prediction.served"
         assert "NaN" in letter["error"]
 
-        # The offsets of all that was told twice are past; then nothing more was said than one event.
-        platform = Platform.__new__(Platform)
-        platform.stack = stack
-        last = served(f"{MODEL}-last", model=MODEL, model_version=99)
-        await told(
-            kafka.bootstrap, [("feedback.recorded", last.answer_id.encode(), message(scored(last, 1.0))[2])]
-        )
-        sent = await until(lambda: platform.events("drift.detected", MODEL), "the event")
-        assert sent == [drift["event_id"]]
+    async def all_read() -> bool:
+        return all([await caught_up(kafka.bootstrap, topic) for topic in {topic for topic, _, _ in messages}])
+
+    await until(all_read, "all that was told twice to be read", 120)
+    assert await announced(stack) == [drift["event_id"]]
+
+
+async def caught_up(bootstrap: str, topic: str) -> bool:
+    """The monitor's group has committed everything there is on a topic."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=f"monitor.{topic}", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return all([(await consumer.committed(p) or 0) >= end for p, end in ends.items()])
+    finally:
+        await consumer.stop()
+
+
+async def announced(stack: Stack) -> list[str]:
+    platform = Platform(stack)
+    try:
+        return await platform.events("drift.detected", MODEL)
+    finally:
+        await platform.http.aclose()

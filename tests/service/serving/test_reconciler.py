@@ -1,4 +1,4 @@
-"""Wanted state and a real engine: loaded, probed, restored after kill -9, refused when ruined, dropped when unused."""
+"""Wanted state and a real engine: loaded, probed, restored, refused when ruined, dropped when unused."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -150,24 +150,24 @@ async def test_an_altered_file_in_the_cache_is_fetched_again(bench: Bench) -> No
     assert bench.state(1) == ("probed", "")
 
 
-async def test_after_kill_9_everything_is_loaded_and_probed_again(bench: Bench) -> None:
+async def test_an_engine_that_came_back_empty_gets_everything_loaded_and_probed_again(bench: Bench) -> None:
     event = await bench.approves(1)
     await bench.story.hears(
         promoted(1, 1, **event.model_dump(include={"adapter_digest", "base_digest", "evidence"}))
     )
     await bench.reconciles()
     assert bench.story.live.problems() == []
-    bench.engine.kill()
+    bench.reconciler._engine = ENGINES["transformers"]("http://127.0.0.1:1")
     await bench.reconciles()
     assert bench.story.live.problems() == ["the engine does not answer"]
     assert bench.story.live.ready == frozenset()
     with pytest.raises(Unavailable):
         bench.story.live.table.choose("support", "ann")
-    bench.engine.start()
-    await bench.engine.ready()
-    assert await bench.client.loaded() == set()
+    await bench.client.unload(engine_name(1))
+    bench.reconciler._engine = bench.client
     await bench.reconciles()
     assert bench.story.live.problems() == []
+    assert await bench.client.loaded() == {engine_name(1)}
     assert bench.story.live.table.choose("support", "ann").target.version == 1
 
 

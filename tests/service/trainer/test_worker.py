@@ -11,14 +11,15 @@ import pytest
 
 from services.trainer.job import Trainer
 from shared.clock import SystemClock
+from shared.policy import Recipe
 from tests.service.trainer.conftest import TINY, World, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
-LONG = TINY.model_copy(
-    update={"method": "lora", "dropout": 0.1, "epochs": 10.0, "checkpoint_every": 5, "evaluate_every": 30}
-)
-"""60 steps."""
+LONG = TINY.model_copy(update={"epochs": 50.0, "checkpoint_every": 10, "evaluate_every": 100})
+"""300 steps of almost no time."""
+LORA = LONG.model_copy(update={"method": "lora", "dropout": 0.1, "epochs": 10.0})
+"""60 real ones; with dropout, so that the random generator counts."""
 STALLED_SECONDS = 5
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -56,14 +57,14 @@ async def start(world: World, tmp_path: Path) -> AsyncIterator[Start]:
         process.wait()
 
 
-async def expected(world: World) -> tuple[str, bytes]:
+async def expected(world: World, recipe: Recipe = LONG) -> tuple[str, bytes]:
     """A queued run, and the adapter that it makes if nobody disturbs it."""
-    run_id = await world.queued(LONG)
+    run_id = await world.queued(recipe)
     await Trainer(world.objects, world.settings, SystemClock()).run(await world.attempt(run_id), run_id)
     weights = await world.weights(run_id)
     async with world.db.unit_of_work() as work:
         await work.execute("TRUNCATE run, entry, request, outbox, attempts, procrastinate_jobs CASCADE")
-    assert await world.queued(LONG) == run_id
+    assert await world.queued(recipe) == run_id
     return run_id, weights
 
 
@@ -82,10 +83,13 @@ async def ended(world: World, run_id: str) -> str:
     return await until(state, 180)
 
 
-async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(world: World, start: Start) -> None:
-    run_id, weights = await expected(world)
+@pytest.mark.parametrize("recipe", [LONG, LORA], ids=["rehearsal", "lora"])
+async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(
+    world: World, start: Start, recipe: Recipe
+) -> None:
+    run_id, weights = await expected(world, recipe)
     first = start()
-    await reaches(world, run_id, 12)
+    await reaches(world, run_id, 22)
     first.kill()
     start()
     assert await ended(world, run_id) == "succeeded"
@@ -93,7 +97,7 @@ async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(world: World, sta
     assert (await world.run(run_id)).attempt == 2
     starts = [event["step"] for event in await world.sent("training.status") if event["state"] == "started"]
     assert starts[0] == 0
-    assert starts[1] >= 10, "at most one checkpoint interval is lost"
+    assert starts[1] >= 20, "at most one checkpoint interval is lost"
     assert len(await world.sent("model.trained")) == 1
     assert await world.checkpoints(run_id) == []
 
@@ -105,12 +109,12 @@ async def test_killed_in_a_checkpoint_it_goes_on_and_ends_the_same(
     run_id, weights = await expected(world)
     first = start("tests.service.trainer.mortal_worker", file, "2")
     assert first.wait(120) == -signal.SIGKILL
-    assert (await world.run(run_id)).step == 9
+    assert (await world.run(run_id)).step == 19
     start()
     assert await ended(world, run_id) == "succeeded"
     assert await world.weights(run_id) == weights
     starts = [event["step"] for event in await world.sent("training.status") if event["state"] == "started"]
-    assert starts == [0, 5]
+    assert starts == [0, 10]
     assert len(await world.sent("model.trained")) == 1
 
 

@@ -1,0 +1,94 @@
+"""Tokens and policies."""
+
+import json
+from pathlib import Path
+
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet, OKPKey
+
+from services.console.door import Exit
+from shared.auth import SCOPES, Authenticator
+from tests.unit.console.conftest import Command, Door
+
+
+def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_path: Path) -> None:
+    result = nowhere("token", "--scope", "chat", "--scope", "feedback", "--subject", "alice", "--ttl", "1h")
+    assert result.exit_code == Exit.OK
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    caller = Authenticator(jwks, "driftwheel", "driftwheel").caller(f"Bearer {result.stdout.strip()}")
+    assert caller.subject == "alice"
+    assert caller.scopes == {"chat", "feedback"}
+    claims = jwt.decode(result.stdout.strip(), key, algorithms=["EdDSA"]).claims
+    assert claims["exp"] - claims["iat"] == 3_600
+    assert result.stderr == ""
+
+
+def test_a_token_as_json(nowhere: Command, key: OKPKey) -> None:
+    told = json.loads(nowhere("token", "--scope", "chat", "--ttl", "2d", "--json").stdout)
+    assert {**told, "token": ""} == {
+        "token": "",
+        "subject": "operator",
+        "scopes": ["chat"],
+        "seconds": 172_800,
+    }
+
+
+def test_no_key_no_token(nowhere: Command) -> None:
+    result = nowhere("token", "--scope", "chat")
+    assert result.exit_code == Exit.FAILED
+    assert "driftwheel up" in result.stderr
+
+
+def test_who_we_are_at_the_door(driftwheel: Command, door: Door, key: OKPKey) -> None:
+    """DRIFTWHEEL_TOKEN as it is; else a short-lived one with every scope, made with the local key."""
+    door.answers["GET", "/api/trainer/runs"] = {"runs": []}
+    assert driftwheel("runs", "list", DRIFTWHEEL_TOKEN="mine").exit_code == Exit.OK
+    assert driftwheel("runs", "list").exit_code == Exit.OK
+    given, made = door.tokens
+    assert given == "mine"
+    claims = jwt.decode(made, key, algorithms=["EdDSA"]).claims
+    assert set(claims["scope"].split()) == SCOPES
+    assert claims["exp"] - claims["iat"] <= 600
+
+
+def test_the_door_can_be_named(nowhere: Command, key: OKPKey, door: Door) -> None:
+    door.answers["GET", "/api/trainer/runs"] = {"runs": []}
+    assert nowhere("--url", f"{door.url}/", "runs", "list", "--json").stdout == "[]\n"
+    assert nowhere("runs", "list", "--json", DRIFTWHEEL_URL=door.url).stdout == "[]\n"
+
+
+def test_apply(driftwheel: Command, door: Door, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("model: support\ndrift: {min_score: 0.7}\n")
+    answer = {"model": "support", "revision": 2, "changed": True}
+    door.answers["POST", "/api/registry/policies"] = answer
+    told = driftwheel("apply", str(file))
+    assert told.exit_code == Exit.OK
+    assert "support declared, revision 2" in told.stdout
+    assert door.bodies == [{"model": "support", "drift": {"min_score": 0.7}}]
+    assert json.loads(driftwheel("apply", str(file), "--json").stdout) == answer
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (None, Exit.NOT_FOUND),
+        ("{unclosed: [", Exit.USAGE),
+        ("just text", Exit.USAGE),
+        ("", Exit.USAGE),
+        ("!!python/object/apply:os.system ['true']", Exit.USAGE),
+        ("\xff", Exit.USAGE),
+    ],
+)
+def test_apply_refuses_what_is_no_policy(
+    driftwheel: Command, door: Door, content: str | None, code: Exit
+) -> None:
+    file = driftwheel.home / "policy.yaml"
+    if content is not None:
+        file.write_bytes(content.encode("latin-1"))
+    result = driftwheel("apply", str(file))
+    assert result.exit_code == code, result.output
+    assert result.stderr
+    assert door.asked == []

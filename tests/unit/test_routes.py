@@ -1,0 +1,76 @@
+"""No route without a scope: the services are assembled as they run, and every route is looked at."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from safetensors.numpy import save_file
+
+from shared.auth import SCOPES
+from shared.base_model import write_manifest
+from shared.runtime import PUBLIC_PATHS
+
+SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FastAPI]:
+    """Every service, assembled; nothing is started, so nothing is connected to."""
+    folder = tmp_path_factory.mktemp("apps")
+    (folder / "jwks.json").write_text(json.dumps({"keys": []}))
+    base = folder / "base"
+    base.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (base / name).write_text("{}")
+    weights = {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)}
+    save_file(weights, base / "model.safetensors")
+    write_manifest(base, {})
+    made = {}
+    for service in SERVICES:
+        settings: Any = importlib.import_module(f"services.{service}.settings").Settings(
+            database_url="postgresql://nobody@127.0.0.1:9/none",
+            auth_jwks_file=folder / "jwks.json",
+            base_model=base,
+        )
+        made[service] = importlib.import_module(f"services.{service}.app").create_app(settings)
+    return made
+
+
+def scopes(dependant: Dependant) -> set[str]:
+    own = {scope} if (scope := getattr(dependant.call, "scope", None)) else set()
+    return own.union(*(scopes(child) for child in dependant.dependencies)) if dependant.dependencies else own
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_route_demands_a_scope(apps: dict[str, FastAPI], service: str) -> None:
+    open_routes = [
+        route.path
+        for route in apps[service].routes
+        if isinstance(route, APIRoute) and not scopes(route.dependant) & SCOPES
+    ]
+    assert set(open_routes) <= set(PUBLIC_PATHS)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_without_a_token_every_route_says_401(apps: dict[str, FastAPI], service: str) -> None:
+    client = TestClient(apps[service], raise_server_exceptions=False)
+    for route in apps[service].routes:
+        if isinstance(route, APIRoute) and route.path not in PUBLIC_PATHS:
+            for method in route.methods:
+                answer = client.request(method, route.path.replace("{", "").replace("}", ""))
+                assert answer.status_code in {401, 404}, f"{method} {route.path}: {answer.status_code}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_serves_its_asyncapi(apps: dict[str, FastAPI], service: str) -> None:
+    document = TestClient(apps[service]).get("/asyncapi.json").json()
+    assert document["asyncapi"].startswith("3.")
+    groups = {channel.get("x-consumer-group") for channel in document["channels"].values()}
+    assert all(group and group.startswith(f"{service}.") for group in groups)
