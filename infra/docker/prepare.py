@@ -26,16 +26,18 @@ PORT = 8080
 
 
 def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
-    """Variables of the administrator's one-shots and of each service, which gets its own credentials only."""
+    """Variables by env file: each holds the credentials of its reader only."""
     admin = credentials.postgres["admin"]
     result = {
-        "admin": {
-            "POSTGRES_PASSWORD": admin,
-            "DRIFTWHEEL_POSTGRES_URL": database_url(INSIDE.postgres, "postgres", admin, "postgres"),
+        "postgres": {"POSTGRES_PASSWORD": admin},
+        "databases": {
+            "DRIFTWHEEL_POSTGRES_URL": database_url(INSIDE.postgres, "postgres", admin, "postgres")
+        },
+        "buckets": {
             "DRIFTWHEEL_S3_ENDPOINT": INSIDE.s3,
             "DRIFTWHEEL_S3_ACCESS_KEY": credentials.s3["admin"].access,
             "DRIFTWHEEL_S3_SECRET_KEY": credentials.s3["admin"].secret,
-        }
+        },
     }
     for service in SERVICES:
         key = credentials.s3[service]

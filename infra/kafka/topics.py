@@ -18,6 +18,8 @@ DAY_MS = 24 * 60 * 60 * 1000
 PARTITIONS = 3
 RETENTION_DAYS = {"event": 30, "dead letter": 60}
 """The inbox must remember longer than both: a redriven event is still recognised."""
+VISIBLE_SECONDS = 30.0
+"""The controller answers before the brokers have heard of a new topic; this long we wait until they have."""
 EVENT_BYTES = 1_048_576
 DEAD_LETTER_BYTES = 4 * 1_048_576
 """A dead letter is the refused message plus headers that say why, so it may be larger than any event."""
@@ -74,22 +76,28 @@ async def brokers(bootstrap: str) -> int:
 
 
 async def ensure(bootstrap: str, topics: Iterable[Topic], replication: int = 1) -> list[str]:
-    """Create the missing topics and return their names. Existing ones are left as they are.
+    """Create the missing topics and return their names, once every broker we ask knows them all.
 
-    Raises TopicsMissing when the broker refuses one.
+    Existing ones are left as they are. Raises TopicsMissing when the broker refuses one.
     """
+    wanted = {topic.name: topic for topic in topics}
     async with _admin(bootstrap) as admin:
-        present = set(await admin.list_topics())
-        missing = [topic for topic in topics if topic.name not in present]
+        missing = [wanted[name] for name in wanted.keys() - set(await admin.list_topics())]
         if not missing:
             return []
         answer = await admin.create_topics(
             [NewTopic(t.name, t.partitions, replication, topic_configs=dict(t.config)) for t in missing]
         )
+        created = []
         for name, code, *reason in answer.topic_errors:
-            if code and for_code(code) is not TopicAlreadyExistsError:
+            if code == 0:
+                created.append(name)
+            elif for_code(code) is not TopicAlreadyExistsError:  # somebody else was faster
                 raise TopicsMissing(f"topic {name}: {for_code(code).__name__} {' '.join(map(str, reason))}")
-        return [topic.name for topic in missing]
+        async with asyncio.timeout(VISIBLE_SECONDS):
+            while not wanted.keys() <= set(await admin.list_topics()):  # noqa: ASYNC110  the event is the brokers'
+                await asyncio.sleep(0.05)
+        return created
 
 
 def main() -> None:

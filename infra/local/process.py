@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ LOG_LIMIT_BYTES = 10_000_000
 
 
 class Process:
-    """A running child. Signals go to its whole group."""
+    """A running child. It is asked to stop alone (it knows its own children best); what is left dies with its group."""
 
     def __init__(self, launch: Launch, log: Path, mark: str):
         rotate(log)
@@ -46,37 +47,52 @@ class Process:
     def wait(self) -> int:
         return self._popen.wait()
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)  # does nothing once the child was reaped
+
+    def kill_group(self) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+            os.killpg(self.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """SIGKILL the main process alone, as a crash would, and wait until it is gone."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self._popen.kill()
         self._popen.wait()
 
     def stop(self, number: signal.Signals, grace_seconds: float) -> None:
-        """Ask the group to stop, wait, then SIGKILL what is left of it."""
-        self.signal_group(number)
+        """Ask it to stop, wait, then SIGKILL what is left of its group."""
+        self.send(number)
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(grace_seconds)
-        self.signal_group(signal.SIGKILL)
+        self.kill_group()
         self._popen.wait()
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the process and its descendants."""
+
+def memory_bytes(roots: Mapping[str, int]) -> dict[str, int]:
+    """Resident memory of each named process with its descendants, in one look at all processes.
+
+    Of a descendant only what it does not share counts, so that one buffer is not counted once per process.
+    """
+    children: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["ppid"]):
+        children.setdefault(process.info["ppid"], []).append(process)
+
+    def private(pid: int) -> int:
+        return sum(_resident(child, shared=False) + private(child.pid) for child in children.get(pid, []))
+
+    result = {}
+    for name, pid in roots.items():
         with suppress(psutil.Error):
-            root = psutil.Process(self.pid)
-            return sum(_rss(p) for p in [root, *root.children(recursive=True)])
-        return 0
+            result[name] = _resident(psutil.Process(pid), shared=True) + private(pid)
+    return result
 
 
-def _rss(process: psutil.Process) -> int:
+def _resident(process: psutil.Process, shared: bool) -> int:
     try:
-        return int(process.memory_info().rss)
+        memory = process.memory_info()
     except psutil.Error:
         return 0
+    return int(memory.rss) - (0 if shared else int(getattr(memory, "shared", 0)))
 
 
 def marked(home: Path, stack: str | None = None, besides: str | None = None) -> list[psutil.Process]:

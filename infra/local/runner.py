@@ -54,7 +54,7 @@ class Runner:
         self._stopping.set()
         self.ready.clear()
         if self._process:
-            self._process.signal_group(self.part.stop_signal)
+            self._process.send(self.part.stop_signal)
 
     def finish_stop(self) -> None:
         if self._process:
@@ -73,15 +73,8 @@ class Runner:
         self._asked_restart = True
         self._running().stop(self.part.stop_signal, self.part.stop_seconds)
 
-    def rss_bytes(self) -> int:
-        return self._process.rss_bytes() if self._process and self.status.pid else 0
-
     def snapshot(self) -> dict[str, object]:
-        return {
-            **asdict(self.status),
-            "log": str(self.site.log(self.part.name)),
-            "rss_bytes": self.rss_bytes(),
-        }
+        return {**asdict(self.status), "log": str(self.site.log(self.part.name))}
 
     def _running(self) -> Process:
         if self._process is None or self._process.exit_code() is not None:

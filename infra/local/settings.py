@@ -14,7 +14,9 @@ EngineName = Literal["vllm", "transformers"]
 class LocalSettings(BaseSettings):
     """Settings of the embedded stack, prefix `DRIFTWHEEL_`."""
 
-    model_config = SettingsConfigDict(env_prefix="DRIFTWHEEL_", extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFTWHEEL_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
 
     home: Path = Field(ROOT / ".driftwheel", description="Folder of all state: data, logs, secrets.")
     cache: Path = Field(

@@ -15,7 +15,7 @@ from infra import prometheus
 from infra.local import credentials, ports, state
 from infra.local.part import Part
 from infra.local.parts import PARTS
-from infra.local.process import sweep
+from infra.local.process import memory_bytes, sweep
 from infra.local.runner import Runner
 from infra.local.settings import LocalSettings
 from infra.local.site import Site, python_environment
@@ -81,6 +81,7 @@ class Stack:
         targets = {name: f"{ports.LOOPBACK}:{numbers[name]}" for name in (*credentials.SERVICES, "engine")}
         (self.home / "prometheus.yml").write_text(prometheus.config(targets))
         self._runners: dict[str, Runner] = {}
+        self._memory: dict[str, int] = {}
         self._progress: Progress | None = None
         self._closing, self._writing = threading.Event(), threading.Lock()
         self._guard = subprocess.Popen(
@@ -204,8 +205,11 @@ class Stack:
             "engine": self.settings.engine,
             "urls": self.urls,
             "ports": dict(self.site.ports),
-            "parts": {name: runner.snapshot() for name, runner in list(self._runners.items())},
+            "parts": {name: self._part(name) for name in list(self._runners)},
         }
+
+    def _part(self, name: str) -> dict[str, object]:
+        return self._runners[name].snapshot() | {"rss_bytes": self._memory.get(name, 0)}
 
     def _state(self) -> str:
         states = {runner.status.state for runner in self._runners.values()}
@@ -217,12 +221,14 @@ class Stack:
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
+            pids = {name: runner.status.pid for name, runner in list(self._runners.items())}
+            self._memory = memory_bytes({name: pid for name, pid in pids.items() if pid})
             self._write()
 
     def _changed(self, part: str) -> None:
         self._write()
         if self._progress:
-            self._progress(part, self._runners[part].snapshot())
+            self._progress(part, self._part(part))
 
     def _write(self) -> None:
         with self._writing:

@@ -7,7 +7,7 @@ import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 import typer
@@ -76,6 +76,13 @@ def url() -> str:
             "No platform is known here.",
             "Start one: driftwheel up. Or name one: driftwheel --url URL …",
         )
+    try:
+        parts = urlsplit(str(found))
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        fail(Exit.USAGE, f"{found} is not the address of a front door.", "Write http://host:port.")
     return str(found).rstrip("/")
 
 
@@ -127,8 +134,6 @@ def send(method: str, path: str, timeout: float = 60, **request: Any) -> httpx2.
             response = http.request(method, path, **request)
     except httpx2.TransportError as error:
         silent(error)
-    except httpx2.InvalidURL:
-        fail(Exit.USAGE, f"{url()} is not an address.", "Write http://host:port.")
     if not response.is_success:
         refuse(response)
     return response

@@ -1,4 +1,7 @@
-"""The job process of the evaluator: `python -m services.evaluator.worker`. One evaluation at a time."""
+"""The job process of the evaluator: `python -m services.evaluator.worker`. One evaluation at a time.
+
+Importing it imports torch: before the first heartbeat, since loading its libraries would hold the heartbeats up.
+"""
 
 from services.evaluator.domain import EVALUATE_JOB
 from services.evaluator.job import Evaluator

@@ -14,7 +14,7 @@ from services.serving.routing import Target
 from services.serving.service import ServingService
 from shared.auth import Caller, requires
 from shared.errors import NotFound
-from shared.text import Contract, Json, ModelName, Share, Text
+from shared.text import Contract, Identifier, Json, ModelName, Share, Text
 from shared.web import HttpWork
 
 Chatter = Annotated[Caller, requires("chat")]
@@ -27,7 +27,7 @@ RolloutId = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f-]{36}\z")]
 class Judgement(Contract):
     """Was an answer right? `answer_id` is its x-answer-id header, or the id in its body."""
 
-    answer_id: Annotated[str, StringConstraints(pattern=r"\A(?:(?:chatcmpl|cmpl)-)?[0-9a-f-]{36}\z")]
+    answer_id: Identifier
     score: Share | None = Field(None, description="1 is right, 0 is wrong.")
     correct: bool | None = Field(None, description="Instead of a score.")
     corrected: Annotated[Text, Field(min_length=1, max_length=8_000)] | None = Field(

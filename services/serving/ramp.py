@@ -11,7 +11,7 @@ TRIPWIRE = 5
 """Challenger errors in a row, each one answered by the champion instead, that end a rollout at once."""
 LATENCY_SAMPLES = 100
 """Champion answers below which its p99 says nothing."""
-SCORED_SAMPLES = 10
+SCORED_SAMPLES = 5
 """Scored answers of either arm below which quality is not judged: the bounds are too narrow there."""
 GUARDS = 3
 

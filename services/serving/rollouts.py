@@ -5,6 +5,8 @@ The caller holds the lock of the model's row: whatever changes a model or its ro
 
 from datetime import timedelta
 
+import structlog
+
 from services.serving import store
 from services.serving.domain import FIRST_VERSION, LogicalModel, Rollout
 from services.serving.metrics import ROLLOUTS
@@ -12,6 +14,8 @@ from services.serving.ramp import Advance, Arm, Complete, Hold, RollBack, Stats,
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.events import ArmStatistics, RolloutChanged
+
+log = structlog.get_logger()
 
 
 class Rollouts:
@@ -83,6 +87,9 @@ class Rollouts:
             )
         )
         ROLLOUTS.labels(state).inc()
+        log.info(
+            "rollout.changed", rollout=rollout.id, version=rollout.model_version, state=state, reason=reason
+        )
         await store.announce(work)
 
 

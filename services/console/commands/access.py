@@ -39,7 +39,7 @@ def token(
     try:
         made = mint(key, subject, scope, seconds)
     except ValueError as error:
-        fail(Exit.USAGE, str(error))
+        fail(Exit.USAGE, str(error), "Example: --scope chat --scope feedback")
     if as_json:
         show_json({"token": made, "subject": subject, "scopes": sorted(set(scope)), "seconds": seconds})
     else:
@@ -52,11 +52,11 @@ def apply(file: Path, as_json: AsJson = False) -> None:
     Example: driftwheel apply examples/support/policy.yaml
     """
     try:
-        document: Any = yaml.safe_load(file.read_text())
+        document: Any = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
-        fail(Exit.NOT_FOUND, f"{file} cannot be read: {error.strerror}.")
-    except yaml.YAMLError as error:
-        fail(Exit.USAGE, f"{file} is not YAML: {error}")
+        fail(Exit.NOT_FOUND, f"{file} cannot be read: {error.strerror}.", "Give the path of a policy.")
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(Exit.USAGE, f"{file} is not YAML: {error}", "See examples/support/policy.yaml.")
     if not isinstance(document, dict):
         fail(Exit.USAGE, f"{file} holds no policy.", "See examples/support/policy.yaml.")
     declared = call("POST", "/api/registry/policies", json=document)

@@ -28,7 +28,7 @@ def upload(
     ids = []
     for file in files:
         if not file.is_file():
-            fail(Exit.NOT_FOUND, f"There is no file {file}.")
+            fail(Exit.NOT_FOUND, f"There is no file {file}.", "Give a jsonl, csv or parquet file.")
         err.print(f"[dim]uploading {file.name}, {file.stat().st_size:,} bytes[/]")
         with file.open("rb") as rows:
             made = call("POST", "/v1/files", files={"file": (file.name, rows)}, data={"purpose": "fine-tune"})

@@ -9,10 +9,24 @@ import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.console.door import LOOK, Exit, client, err, fail, get, out, part, post, refuse, show_json
+from services.console.door import (
+    LOOK,
+    Exit,
+    client,
+    err,
+    fail,
+    get,
+    out,
+    part,
+    post,
+    refuse,
+    show_json,
+    silent,
+)
 from services.console.output import AsJson, facts, short, table, when
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
+_PATIENCE = 10
 _ENDS = {"succeeded": Exit.OK, "failed": Exit.FAILED, "cancelled": Exit.FAILED, "rejected": Exit.GATE}
 
 
@@ -124,30 +138,27 @@ def watch(
 
 def _events(run: str) -> Iterator[dict[str, Any]]:
     """Events of the run to its end; a broken stream is taken up again after the last one seen."""
-    seen, failures, path = "0", 0, f"/api/trainer/runs/{part(run)}/stream"
-    while failures < 10:
+    seen, failures, path = 0, 0, f"/api/trainer/runs/{part(run)}/stream"
+    while failures < _PATIENCE:
         try:
-            with (
-                client(timeout=120) as http,
-                http.stream("GET", path, headers={"last-event-id": seen}) as response,
-            ):
-                if response.is_error:
-                    response.read()
-                    refuse(response)
-                for line in response.iter_lines():
-                    name, _, value = line.partition(": ")
-                    if name == "id":
-                        seen = value
-                    elif name == "data":
-                        failures, event = 0, json.loads(value)
-                        yield event
-                        if event["state"] in _ENDS:
-                            return
-        except httpx2.TransportError:
-            err.print("[dim]the stream broke; taking it up again[/]")
+            with client(timeout=120) as http, http.sse(path, headers={"last-event-id": str(seen)}) as source:
+                if not source.response.is_success:
+                    source.response.read()
+                    refuse(source.response)
+                for told in source:
+                    number, event = int(told.id or 0), json.loads(told.data)
+                    if number <= seen:
+                        continue
+                    seen, failures = number, 0
+                    yield event
+                    if event["state"] in _ENDS:
+                        return
+        except httpx2.TransportError as error:
+            if not seen:
+                silent(error)
         failures += 1
-        time.sleep(min(0.2 * 2**failures, 5))
-    fail(Exit.UNAVAILABLE, "The trainer does not answer.", LOOK)
+        time.sleep(min(0.1 * 2**failures, 5))
+    fail(Exit.UNAVAILABLE, f"The trainer stopped telling of {run}.", LOOK)
 
 
 @app.command()

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from infra.base_model.tiny import make_tiny
-from tests.contract.engines.running import Running
+from tests.contract.engines.running import NAMES, QUESTIONS, Running
 
 ROOT = Path(__file__).parents[3]
-START_SECONDS = {"transformers": 120.0, "vllm": 300.0}
+# Generous: both need about ten seconds of a processor that others may be using, vLLM some forty.
+START_SECONDS = {"transformers": 300.0, "vllm": 800.0}
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,21 @@ def engine(
     with Running(name, tiny_base, log, engine_python(name)) as running:
         asyncio.run(running.wait_ready(START_SECONDS[name]))
         yield running
+
+
+@pytest.fixture
+async def loaded(engine: Running, adapters: dict[str, Path]) -> Running:
+    """The engine with all adapters."""
+    async with engine.client() as client:
+        for name, folder in adapters.items():
+            await client.load(name, folder)
+    return engine
+
+
+@pytest.fixture(scope="session")
+def expected(tiny_base: Path, adapters: dict[str, Path]) -> dict[tuple[str, str], str]:
+    """Name and question -> what peft answers."""
+    from tests.contract.engines.adapters import Reference
+
+    reference = Reference(tiny_base, adapters)
+    return {(name, question): reference.chat(name, question, 12) for name in NAMES for question in QUESTIONS}

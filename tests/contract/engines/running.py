@@ -17,6 +17,9 @@ import aiohttp
 
 from services.serving.engines import ENGINES, EngineClient, EngineOptions
 
+QUESTIONS = ("hello there", "what is your name?", "please tell me about the weather in Paris in 2023")
+NAMES = ("base", "intent-v1", "intent-v2", "mail-v1")
+
 
 @dataclass
 class Running:
@@ -106,3 +109,10 @@ class Running:
 
 def chat(model: str, content: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": content}], "temperature": 0, **more}
+
+
+async def ask(engine: Running, model: str, question: str, **more: Any) -> str:
+    """The answer to one question. Fails unless it is 200."""
+    status, answer = await engine.post("/v1/chat/completions", chat(model, question, **more))
+    assert status == 200, answer
+    return str(answer["choices"][0]["message"]["content"])

@@ -19,8 +19,10 @@ from services.serving.engines.transformers_server.model import Model
 from services.serving.engines.transformers_server.sampling import NotFinite, choose, nucleus
 from services.serving.engines.transformers_server.scheduler import Row, Scheduler
 from tests.contract.engines.adapters import load
-from tests.contract.engines.conftest import engine_python
+from tests.contract.engines.conftest import START_SECONDS, engine_python
 from tests.contract.engines.running import Running, chat
+
+pytestmark = pytest.mark.timeout(900)  # the last test starts an engine of its own
 
 TEXT = st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=20)
 
@@ -208,7 +210,7 @@ def narrow(tiny_base: Path, tmp_path: Path) -> Iterator[Running]:
     options = {"max_num_seqs": 1, "max_queued": 1, "max_cpu_loras": 1, "shutdown_seconds": 30}
     log = tmp_path / "engine.log"
     with Running("transformers", tiny_base, log, engine_python("transformers"), options) as running:
-        asyncio.run(running.wait_ready(120))
+        asyncio.run(running.wait_ready(START_SECONDS["transformers"]))
         yield running
 
 

@@ -17,7 +17,7 @@ from services.evaluator.settings import Settings
 from tests.service.evaluator.conftest import World, rows, wanted
 
 
-async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = 120) -> Any:
+async def until(look: Callable[[], Awaitable[Any]], what: str, seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := await look():
@@ -57,8 +57,8 @@ def worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     world: World, make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
-    adapter, dataset = await world.adapter(make_adapter(1)), await world.dataset(rows(24))
-    await world.declare(max_tokens=8)
+    adapter, dataset = await world.adapter(make_adapter(1)), await world.dataset(rows(16))
+    await world.declare(max_tokens=8, few_shot=0)
     await world.tell(world.trained(adapter, dataset))
     name = wanted(adapter, dataset)
 

@@ -139,6 +139,24 @@ def test_up_finds_a_running_stack_and_down_stops_it(home: Path) -> None:
     assert not commands.down(home=home, say=silent)["was_running"]
 
 
+def test_ctrl_c_stops_everything_even_when_it_is_pressed_twice(home: Path) -> None:
+    code = (
+        "import sys, pathlib; from infra.local import commands; commands.up(home=pathlib.Path(sys.argv[1]), "
+    )
+    code += "parts=['postgres'], durable=False)"
+    shell = subprocess.Popen(
+        [sys.executable, "-c", code, str(home)], env=python_environment(), stderr=subprocess.PIPE
+    )
+    until(lambda: state.read(home).get("state") == "ready", "ready", 120)
+    shell.send_signal(signal.SIGINT)
+    until(lambda: state.read(home).get("state") != "ready", "stopping")
+    shell.send_signal(signal.SIGINT)
+    _, told = shell.communicate(timeout=60)
+    assert shell.returncode == 0, told
+    assert b"postgres" in told
+    assert users_of(home) == []
+
+
 def test_no_secret_is_in_the_record_or_the_logs(home: Path) -> None:
     with Stack(home, **SETTINGS) as stack:
         stack.start("postgres", "s3")

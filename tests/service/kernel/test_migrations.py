@@ -26,8 +26,9 @@ def test_migrations_make_what_the_models_say(postgres: Any, service: str) -> Non
             connection,
             opts={
                 "compare_type": True,
-                "include_name": lambda name, kind, _: kind != "table"
-                or (name not in KERNEL and not str(name).startswith("procrastinate")),
+                "include_name": lambda name, kind, _: (
+                    kind != "table" or (name not in KERNEL and not str(name).startswith("procrastinate"))
+                ),
             },
         )
         differences = [d for d in compare_metadata(context, metadata) if "procrastinate" not in str(d)]

@@ -509,6 +509,7 @@ JUDGED_BY_THE_ENGINE: list[dict[str, Any]] = [
     {"max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}, "n": 2},
     {
         "max_tokens": None,
+        "max_completion_tokens": 2,
         "stop": None,
         "n": None,
         "seed": None,
@@ -529,6 +530,9 @@ async def test_what_only_an_engine_can_judge_is_never_5xx(
     status, _, body = await door.post({**ASK, "max_tokens": 4, **more})
     assert status in (200, 400)
     if status == 400:
+        assert body["error"]["code"] == (
+            "context_length_exceeded" if "messages" in more else "invalid_request"
+        )
         assert "xxxx" not in json.dumps(body)
         assert not door.log.all
     else:

@@ -14,10 +14,10 @@ from shared.clock import SystemClock
 from shared.policy import Recipe
 from tests.service.trainer.conftest import TINY, World, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.faults]
+pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 
-LONG = TINY.model_copy(update={"epochs": 50.0, "checkpoint_every": 10, "evaluate_every": 100})
-"""300 steps of almost no time."""
+LONG = TINY.model_copy(update={"epochs": 20.0, "checkpoint_every": 10, "evaluate_every": 50})
+"""120 steps of almost no time."""
 LORA = LONG.model_copy(update={"method": "lora", "dropout": 0.1, "epochs": 10.0})
 """60 real ones; with dropout, so that the random generator counts."""
 STALLED_SECONDS = 5

@@ -20,7 +20,7 @@ def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_p
     caller = Authenticator(jwks, "driftwheel", "driftwheel").caller(f"Bearer {result.stdout.strip()}")
     assert caller.subject == "alice"
     assert caller.scopes == {"chat", "feedback"}
-    claims = jwt.decode(result.stdout.strip(), key, algorithms=["EdDSA"]).claims
+    claims = jwt.decode(result.stdout.strip(), key, algorithms=["Ed25519", "EdDSA"]).claims
     assert claims["exp"] - claims["iat"] == 3_600
     assert result.stderr == ""
 
@@ -48,7 +48,7 @@ def test_who_we_are_at_the_door(driftwheel: Command, door: Door, key: OKPKey) ->
     assert driftwheel("runs", "list").exit_code == Exit.OK
     given, made = door.tokens
     assert given == "mine"
-    claims = jwt.decode(made, key, algorithms=["EdDSA"]).claims
+    claims = jwt.decode(made, key, algorithms=["Ed25519", "EdDSA"]).claims
     assert set(claims["scope"].split()) == SCOPES
     assert claims["exp"] - claims["iat"] <= 600
 

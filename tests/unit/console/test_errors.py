@@ -122,7 +122,11 @@ def test_no_token(nowhere: Command, command: tuple[str, ...]) -> None:
         ("dlq", "redrive", "nobody", "x"),
         ("events", "tail", "--topic", "no.such.topic"),
         ("events", "tail", "--count", "0"),
-        ("--url", "http://[", "runs", "list"),
+        *(
+            ("--url", url, *command)
+            for url in ("http://h:port", "http://[", "ftp://x", "nonsense", "http://")
+            for command in (("runs", "list"), ("trace", "x"), ("runs", "watch", "x"))
+        ),
     ],
     ids=" ".join,
 )

@@ -135,20 +135,22 @@ def test_a_better_score_never_turns_an_advance_into_a_hold(
         assert isinstance(after, Advance | Complete)
 
 
-def _simulate(draw: random.Random, champion_quality: float, challenger_quality: float) -> str:
+def _simulate(
+    draw: random.Random, champion_quality: float, challenger_quality: float, plan: Ramp = PLAN
+) -> str:
     """A whole rollout, judged after each answer."""
-    for step in range(len(PLAN.steps)):
-        weight = PLAN.steps[step] / 100
+    for step in range(len(plan.steps)):
+        weight = plan.steps[step] / 100
         counts = {True: [0, 0], False: [0, 0]}
         looks, passed = 0, False
         for _ in range(20_000):
             arm = draw.random() < weight
             counts[arm][0] += 1
             counts[arm][1] += draw.random() < (challenger_quality if arm else champion_quality)
-            if not arm or counts[True][0] < PLAN.min_samples << looks:
+            if not arm or counts[True][0] < plan.min_samples << looks:
                 continue
             stats = Stats(_arm(*counts[True]), _arm(*counts[False]), looks, passed)
-            decision = decide(PLAN, step, stats, 10)
+            decision = decide(plan, step, stats, 10)
             if isinstance(decision, RollBack):
                 return "rolled_back"
             if isinstance(decision, Hold):
@@ -164,11 +166,15 @@ def _arm(answers: int, right: int) -> Arm:
     return Arm(answers, 0, 100.0, 0, answers, right / answers if answers else None)
 
 
-def test_an_equal_version_is_rolled_back_no_more_often_than_promised() -> None:
-    draw = random.Random(11)
-    outcomes = [_simulate(draw, 0.7, 0.7) for _ in range(300)]
-    assert outcomes.count("rolled_back") / 300 <= 1 - PLAN.confidence
-    assert outcomes.count("completed") / 300 >= 0.9
+@pytest.mark.parametrize("min_samples", [8, 30])
+@pytest.mark.parametrize("quality", [0.5, 0.9])
+def test_an_equal_version_is_rolled_back_no_more_often_than_promised(
+    min_samples: int, quality: float
+) -> None:
+    draw, plan = random.Random(11), PLAN.model_copy(update={"min_samples": min_samples})
+    outcomes = [_simulate(draw, quality, quality, plan) for _ in range(200)]
+    assert outcomes.count("rolled_back") / 200 <= 1 - PLAN.confidence
+    assert outcomes.count("completed") / 200 >= 0.9
 
 
 def test_a_much_worse_version_is_never_completed() -> None:

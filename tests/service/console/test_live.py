@@ -1,0 +1,136 @@
+"""The command as a process of its own, at the front door of real services; two of them are away on purpose."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.local.site import ROOT, python_environment
+from infra.local.stack import Stack
+from services.console.door import Exit
+from tests.conftest import KafkaBroker
+from tests.loop import rows, until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+MODEL = "desk"
+
+
+class Driftwheel:
+    def __init__(self, stack: Stack) -> None:
+        self._env = python_environment() | {
+            "DRIFTWHEEL_HOME": str(stack.home),
+            "NO_COLOR": "1",
+            "COLUMNS": "160",
+        }
+
+    def __call__(self, *arguments: str, code: int = Exit.OK) -> str:
+        command = [sys.executable, "-m", "services.console.cli", *arguments]
+        done = subprocess.run(command, env=self._env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, (
+            f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def json(self, *arguments: str, code: int = Exit.OK) -> Any:
+        return json.loads(self(*arguments, "--json", code=code))
+
+
+@pytest.fixture(scope="module")
+def driftwheel(stack: Stack, kafka: KafkaBroker) -> Iterator[Driftwheel]:
+    stack.start("data", "registry", "trainer", "monitor", "caddy")
+    yield Driftwheel(stack)
+
+
+async def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_path: Path) -> None:
+    policy, upload = tmp_path / "policy.yaml", tmp_path / "rows.jsonl"
+    policy.write_text(f"model: {MODEL}\ndata: {{min_rows: 20}}\n")
+    upload.write_bytes(rows())
+
+    assert driftwheel.json("apply", str(policy))["changed"] is True
+    assert driftwheel.json("apply", str(policy))["changed"] is False
+    assert f"{MODEL} unchanged, revision 1" in driftwheel("apply", str(policy))
+    policy.write_text(f"model: {MODEL}\ndrift: {{min_score: 2}}\n")
+    driftwheel("apply", str(policy), code=Exit.USAGE)
+
+    async def declared() -> bool:
+        """The policy is an event; data knows it a moment later."""
+        command = ["datasets", "upload", MODEL, str(upload), "--no-wait", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "services.console.cli", *command],
+            env=driftwheel._env,
+            capture_output=True,
+            cwd=ROOT,
+        )
+        return done.returncode == Exit.OK
+
+    await until(declared, "data to know the model", 60)
+    build = driftwheel.json("datasets", "upload", MODEL, str(upload))
+    assert build["state"] == "ready"
+    assert MODEL in driftwheel("datasets", "list", "--model", MODEL)
+    assert driftwheel.json("datasets", "show", build["digest"])["digest"] == build["digest"]
+    assert "train" in driftwheel("datasets", "show", build["id"])
+    driftwheel("datasets", "show", "nothing", code=Exit.NOT_FOUND)
+
+    async def accepted() -> Any:
+        return driftwheel.json("runs", "list", "--model", MODEL)
+
+    [run, *_] = await until(accepted, "a run", 60)
+    assert run["id"] in driftwheel("runs", "list")
+    assert run["id"] in driftwheel("runs", "show", run["id"])
+    driftwheel("runs", "cancel", run["id"])
+    assert "cancelled" in driftwheel("runs", "watch", run["id"], code=Exit.FAILED)
+    driftwheel("runs", "watch", "run-" + "0" * 24, code=Exit.NOT_FOUND)
+
+    assert MODEL in driftwheel("models", "list")
+    assert "No version yet" in driftwheel("models", "show", MODEL)
+    driftwheel("models", "show", f"{MODEL}:7", code=Exit.NOT_FOUND)
+    driftwheel("models", "show", "unknown", code=Exit.NOT_FOUND)
+    driftwheel("models", "rollback", MODEL, "--reason", "test", code=Exit.CONFLICT)
+
+    story = driftwheel.json("trace", build["digest"])
+    assert story["unreachable"] == ["evaluator", "serving"]
+    told = driftwheel("trace", run["id"])
+    assert "dataset.ready" in told
+    assert "training.status" in told
+    assert "serving did not answer" in told
+    driftwheel("trace", "nothing-of-the-kind", code=Exit.NOT_FOUND)
+
+    [event] = [
+        json.loads(line)
+        for line in driftwheel(
+            "events", "tail", "--topic", "model.declared", "--beginning", "--count", "1", "--json"
+        ).splitlines()
+    ]
+    assert event["topic"] == "model.declared"
+    assert json.loads(event["body"])["revision"] == 1
+    line = driftwheel("events", "tail", "--topic", "dataset.ready", "--beginning", "--count", "1")
+    assert line.count("\n") == 1
+    assert "dataset.ready" in line
+
+    assert isinstance(driftwheel.json("dlq", "list", code=Exit.UNAVAILABLE), list)
+    driftwheel("dlq", "redrive", "data", "nothing", code=Exit.NOT_FOUND)
+    driftwheel("chat", MODEL, "hello", code=Exit.UNAVAILABLE)
+    driftwheel("feedback", "a-1", "--right", code=Exit.UNAVAILABLE)
+
+
+def test_status_finds_the_running_stack(driftwheel: Driftwheel) -> None:
+    found = driftwheel.json("status")
+    assert {"kafka", "postgres", "data", "caddy"} <= set(found["parts"])
+    assert "caddy" in driftwheel("status")
+    assert os.environ.get("DRIFTWHEEL_HOME") is None
+
+
+def test_a_token_made_here_opens_the_door_and_its_scope_bounds_it(driftwheel: Driftwheel) -> None:
+    narrow = driftwheel("token", "--scope", "run:read", "--ttl", "5m").strip()
+    driftwheel._env["DRIFTWHEEL_TOKEN"] = narrow
+    try:
+        assert isinstance(driftwheel.json("runs", "list"), list)
+        driftwheel("models", "list", code=Exit.FAILED)
+    finally:
+        del driftwheel._env["DRIFTWHEEL_TOKEN"]
