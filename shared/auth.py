@@ -98,7 +98,7 @@ def requires(scope: str) -> Any:
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}")
 
-    def authorise(request: Request) -> Caller:
+    async def authorise(request: Request) -> Caller:  # async: no thread per request for a signature check
         return authorise_request(request, scope)
 
     authorise.scope = scope  # type: ignore[attr-defined]  # read by the test that no route lacks one

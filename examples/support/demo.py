@@ -107,7 +107,7 @@ def _show(console: Console, report: dict[str, Any], file: Path) -> None:
     base = report["base_exact_match"]
     quality.add_row("base (its evaluation)", "", "-" if base is None else f"{base:.0%}", "", "base")
     for name, phase in report["phases"].items():
-        versions = ", ".join(f"v{v}: {n}" for v, n in phase["answers_per_version"].items())
+        versions = ", ".join(f"{v}: {n}" for v, n in phase["answers_per_version"].items())
         quality.add_row(
             name,
             str(phase["asked"]),

@@ -92,7 +92,7 @@ def closed(story: Story) -> list[str]:
     versions = set(last.versions)
     checks = {
         "no drift event told to retrain": story.drift.get("verdict") == "retrain",
-        "version 2 did not answer everything at the end": versions == {"2"},
+        "version 2 did not answer everything at the end": versions == {f"{MODEL}:2"},
         "version 2 is not better than version 1 was after the shift": last.exact_match > after.exact_match,
         "answers failed": sum(tally.failed for tally in story.phases.values()) == 0,
     }

@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from shared.auth import SCOPES, mint
 from shared.text import Json
 
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
@@ -106,6 +105,8 @@ def token() -> str:
             "There is no token.",
             "Set DRIFTWHEEL_TOKEN, or start the local stack: driftwheel up.",
         )
+    from shared.auth import SCOPES, mint  # brings FastAPI, which a given token does not need
+
     return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), TOKEN_SECONDS)
 
 

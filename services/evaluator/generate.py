@@ -97,7 +97,7 @@ class LanguageModel:
             raise Invalid(
                 f"The adapter does not fit the base ({type(error).__name__}).", "Train on this base."
             ) from error
-        loaded = get_peft_model_state_dict(self._adapted, adapter_name=name)
+        loaded = get_peft_model_state_dict(self._adapted, adapter_name=name, save_embedding_layers=False)
         if set(loaded) != set(weights):
             raise Invalid(
                 "The adapter's weights are not those its configuration asks for.", "Train it again."

@@ -1,5 +1,6 @@
 """The job: one adapter measured, judged and announced. Killed anywhere, the next attempt goes on and announces once."""
 
+import asyncio
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -124,6 +125,9 @@ class Evaluator:
     async def _evaluate(self, attempt: Attempt, plan: Plan) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="driftwheel-evaluate-", dir=self._settings.scratch) as folder:
             answers = await self._answers(attempt, plan, Path(folder))
+        return await asyncio.to_thread(self._judge, plan, answers)
+
+    def _judge(self, plan: Plan, answers: Mapping[Place, Answers]) -> Outcome:
         measured = report.measured(answers)
         champion, least = plan.champion is not None, self._settings.min_rows
         golden = report.golden(answers, plan.generation.max_tokens)

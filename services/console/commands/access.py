@@ -8,7 +8,6 @@ import yaml
 
 from services.console.door import Exit, call, fail, out, show_json, signing_key
 from services.console.output import AsJson
-from shared.auth import SCOPES, mint
 
 
 def _seconds(text: str) -> float:
@@ -23,7 +22,7 @@ def _seconds(text: str) -> float:
 
 
 def token(
-    scope: Annotated[list[str], typer.Option(help=f"Repeatable: {', '.join(sorted(SCOPES))}.")],
+    scope: Annotated[list[str], typer.Option(help="Repeatable; `--scope ?` lists them.")],
     subject: Annotated[str, typer.Option(help="Whose token it is.")] = "operator",
     ttl: Annotated[str, typer.Option(help="How long it lives: 30m, 12h, 7d.")] = "12h",
     as_json: AsJson = False,
@@ -32,6 +31,8 @@ def token(
 
     Example: driftwheel token --scope chat --scope feedback --subject alice --ttl 1h
     """
+    from shared.auth import mint
+
     key = signing_key()
     if key is None:
         fail(Exit.FAILED, "This installation has no signing key yet.", "It is made by: driftwheel up.")

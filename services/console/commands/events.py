@@ -25,7 +25,6 @@ from services.console.door import (
 from services.console.output import AsJson, table, when
 from shared.envelope import repair_headers
 from shared.text import Json
-from shared.trace import merge, render
 
 events = typer.Typer(no_args_is_help=True, help="Events as they pass.")
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters: what died, why, and again.")
@@ -39,6 +38,8 @@ def trace(
 
     Example: driftwheel trace support:2
     """
+    from shared.trace import merge, render
+
     parts, silent = asyncio.run(collect(any_id))
     roots = merge(parts)
     if as_json:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,24 @@ MODEL = "desk"
 
 class Driftwheel:
     def __init__(self, stack: Stack) -> None:
-        self._env = python_environment() | {
+        self.env = python_environment() | {
             "DRIFTWHEEL_HOME": str(stack.home),
             "NO_COLOR": "1",
             "COLUMNS": "160",
         }
 
-    def __call__(self, *arguments: str, code: int = Exit.OK) -> str:
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "services.console.cli", *arguments]
-        done = subprocess.run(command, env=self._env, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == code, (
-            f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return subprocess.run(
+            command, check=False, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120
         )
-        assert "Traceback" not in done.stderr
+
+    def __call__(self, *arguments: str, code: int = Exit.OK) -> str:
+        """Standard output of a command that must end with `code`."""
+        done = self.run(*arguments)
+        told = f"{' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, told
+        assert "Traceback" not in done.stderr, told
         return done.stdout
 
     def json(self, *arguments: str, code: int = Exit.OK) -> Any:
@@ -42,9 +46,9 @@ class Driftwheel:
 
 
 @pytest.fixture(scope="module")
-def driftwheel(stack: Stack, kafka: KafkaBroker) -> Iterator[Driftwheel]:
+def driftwheel(stack: Stack, kafka: KafkaBroker) -> Driftwheel:
     stack.start("data", "registry", "trainer", "monitor", "caddy")
-    yield Driftwheel(stack)
+    return Driftwheel(stack)
 
 
 async def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_path: Path) -> None:
@@ -60,14 +64,7 @@ async def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_pat
 
     async def declared() -> bool:
         """The policy is an event; data knows it a moment later."""
-        command = ["datasets", "upload", MODEL, str(upload), "--no-wait", "--json"]
-        done = subprocess.run(
-            [sys.executable, "-m", "services.console.cli", *command],
-            env=driftwheel._env,
-            capture_output=True,
-            cwd=ROOT,
-        )
-        return done.returncode == Exit.OK
+        return driftwheel.run("datasets", "upload", MODEL, str(upload), "--no-wait").returncode == Exit.OK
 
     await until(declared, "data to know the model", 60)
     build = driftwheel.json("datasets", "upload", MODEL, str(upload))
@@ -128,9 +125,9 @@ def test_status_finds_the_running_stack(driftwheel: Driftwheel) -> None:
 
 def test_a_token_made_here_opens_the_door_and_its_scope_bounds_it(driftwheel: Driftwheel) -> None:
     narrow = driftwheel("token", "--scope", "run:read", "--ttl", "5m").strip()
-    driftwheel._env["DRIFTWHEEL_TOKEN"] = narrow
+    driftwheel.env["DRIFTWHEEL_TOKEN"] = narrow
     try:
         assert isinstance(driftwheel.json("runs", "list"), list)
         driftwheel("models", "list", code=Exit.FAILED)
     finally:
-        del driftwheel._env["DRIFTWHEEL_TOKEN"]
+        del driftwheel.env["DRIFTWHEEL_TOKEN"]

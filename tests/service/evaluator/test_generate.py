@@ -1,5 +1,7 @@
 """Our batched generation against transformers' own, one row at a time: the same tokens, the same losses."""
 
+import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +100,26 @@ def test_adapters_and_base_do_not_leak_into_each_other(model: LanguageModel) -> 
     before = {which: texts(which) for which in (None, "one", "two")}
     assert len({tuple(found) for found in before.values()}) == 3
     assert {which: texts(which) for which in ("two", None, "one")} == before
+
+
+def test_nothing_is_looked_up_elsewhere(
+    tiny: Path, make_adapter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter names its base as a hub would; that name is never resolved."""
+    folder = make_adapter(4)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "somebody/some-model"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    asked: list[object] = []
+
+    def refuse(*where: object, **_: object) -> None:
+        asked.append(where)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    LanguageModel(tiny, threads=1).add_adapter("one", folder)
+    assert asked == []
 
 
 def test_an_answer_ends_at_the_end_of_turn_and_is_scored_with_it(model: LanguageModel) -> None:

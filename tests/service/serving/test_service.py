@@ -250,7 +250,7 @@ async def test_the_life_of_a_model(running: Running) -> None:
     for number in range(2_000):
         status, headers = await running.asks(f"user-{number}")
         assert status == 200
-        assert await running.judges(headers["x-answer-id"], number % 4 > 0) == 200
+        assert await running.judges(headers["x-answer-id"], True) == 200
         if running.changes(3)[-1:] == ["completed"]:
             break
     assert running.changes(3) == ["started", "advanced", "advanced", "completed"]

@@ -55,15 +55,11 @@ def problem(status: int, code: str, detail: str, next_step: str = "") -> dict[st
     }
 
 
-@pytest.fixture
-def door() -> Iterator[Door]:
+@pytest.fixture(scope="session")
+def served() -> Iterator[Door]:
     door = Door()
-    methods = ["GET", "POST", "DELETE"]
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Starlette(routes=[Route("/{path:path}", door.handle, methods=methods)]), log_level="error"
-        )
-    )
+    routes = [Route("/{path:path}", door.handle, methods=["GET", "POST"])]
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), log_level="error"))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -75,6 +71,14 @@ def door() -> Iterator[Door]:
         yield door
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture
+def door(served: Door) -> Door:
+    """The same door for each test, with nothing behind it yet."""
+    for memory in (served.answers, served.asked, served.bodies, served.tokens):
+        memory.clear()  # type: ignore[attr-defined]
+    return served
 
 
 @dataclass
