@@ -20,7 +20,6 @@ from infra.local import state
 from infra.local.process import marked, rotate, sweep, tail
 from infra.local.settings import LocalSettings
 from infra.local.site import python_environment
-from infra.local.stack import Stack, StartFailed
 from infra.local.state import AlreadyRunning
 
 Say = Callable[[str], None]
@@ -75,6 +74,8 @@ def up(
 
 def supervise(parts: Sequence[str]) -> int:
     """Foreground run without terminal output beyond plain lines; settings come from the environment."""
+    from infra.local.stack import StartFailed
+
     try:
         up(parts=parts, say=lambda line: print(line, file=sys.stderr, flush=True))
     except (StartFailed, AlreadyRunning) as error:
@@ -84,6 +85,10 @@ def supervise(parts: Sequence[str]) -> int:
 
 
 def _foreground(wanted: LocalSettings, parts: Sequence[str], say: Say) -> dict[str, Any]:
+    from infra.local.stack import (
+        Stack,
+    )  # all parts and their client libraries: `status` and `down` do without
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -124,6 +129,8 @@ def _progress(say: Say) -> Callable[[str, dict[str, Any]], None]:
 
 
 def _detach(wanted: LocalSettings, parts: Sequence[str], say: Say) -> dict[str, Any]:
+    from infra.local.stack import StartFailed
+
     log = wanted.home / "logs" / "supervisor.log"
     log.parent.mkdir(exist_ok=True)
     rotate(log)
@@ -193,18 +200,19 @@ def status(*, home: Path | None = None) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> Table:
     """`status` for people."""
-    result = Table(box=None, header_style="dim")
-    for column in ("part", "state", "pid", "ready after", "restarts", "memory", "address", "detail"):
+    result = Table(box=None, header_style="dim", pad_edge=False)
+    numbers = ("pid", "up in", "restarts", "memory")
+    for column in ("part", "state", *numbers, "address"):
         result.add_column(
-            column, justify="right" if column in ("pid", "ready after", "restarts", "memory") else "left"
+            column, justify="right" if column in numbers else "left", no_wrap=True, overflow="fold"
         )
-    urls = found.get("urls", {})
+    if any(part["detail"] for part in found["parts"].values()):
+        result.add_column("detail")
     for name, part in found["parts"].items():
-        memory = f"{part['rss_bytes'] / 1e6:.0f} MB" if part["rss_bytes"] else ""
-        detail = escape(str(part["detail"]).partition("\n")[0])
-        mark = f"{MARKS.get(part['state'], '·')} {part['state']}"
-        pid, seconds = str(part["pid"] or ""), f"{part['seconds']:.1f} s"
-        result.add_row(name, mark, pid, seconds, str(part["restarts"]), memory, urls.get(name, ""), detail)
+        row = [name, f"{MARKS.get(part['state'], '·')} {part['state']}", str(part["pid"] or "")]
+        row += [f"{part['seconds']:.1f} s", str(part["restarts"]), f"{part['rss_bytes'] / 1e6:.0f} MB"]
+        row += [found.get("urls", {}).get(name, "").removeprefix("http://")]
+        result.add_row(*row, escape(str(part["detail"]).partition("\n")[0]))
     return result
 
 

@@ -8,7 +8,6 @@ import psycopg
 from infra.local.http import fetch
 from infra.local.part import Launch, NotReady, Part, cpu_share
 from infra.local.site import Site, python_environment
-from shared.db import upgrade
 
 # Alembic keeps its migration context in module globals, so one database at a time.
 _MIGRATING = threading.Lock()
@@ -30,6 +29,8 @@ class Service(Part):
         self.ports = (name,)
 
     def prepare(self, site: Site) -> None:
+        from shared.db import upgrade  # seconds of imports that `status` and `down` need not pay
+
         try:
             with _MIGRATING:
                 upgrade(self.service, site.database_url(self.service))
