@@ -59,8 +59,8 @@ class Platform:
                 response = await self.http.post(path, **request)
             except httpx2.TransportError:
                 return None
-            if response.status_code >= 500:
-                return None
+            if response.status_code >= 500 or response.status_code == 404:
+                return None  # away, or the event that makes it known here is still on its way
             assert response.is_success, f"POST {path}: {response.status_code} {response.text}"
             return response.json()
 

@@ -35,6 +35,14 @@ class Door:
             raise StoryFailed(f"POST {path} answered {response.status_code}: {response.text[:500]}")
         return response.json()
 
+    async def try_post(self, path: str, body: dict[str, Any]) -> Any:
+        """JSON of a POST, or None while what it names is not known there yet."""
+        response = await self._http.post(path, json=body)
+        if response.status_code == 404:
+            return None
+        response.raise_for_status()
+        return response.json()
+
     async def stage(
         self, name: str, waits_for: str, look: Callable[[], Awaitable[tuple[Any, str]]], seconds: float
     ) -> Any:

@@ -50,7 +50,6 @@ async def tell(
     story = Story()
     chapter("1 · A model is declared, and its first rows are uploaded")
     await door.post("/api/registry/policies", json=policy)
-    await _policy_arrived(door)
     await _upload(door, rows)
 
     chapter("2 · Dataset → training → evaluation → approval → serving")
@@ -99,21 +98,17 @@ def closed(story: Story) -> list[str]:
     return [why for why, good in checks.items() if not good]
 
 
-async def _policy_arrived(door: Door) -> None:
-    """The policy is an event: serving knows it once it says so."""
-
-    async def look() -> tuple[Any, str]:
-        found = await door.get(f"/api/registry/policies/{MODEL}")
-        return found, f"revision {found['revision']}" if found else "no policy yet"
-
-    await door.stage("policy", "the registry", look, 30)
-
-
 async def _upload(door: Door, rows: Path) -> None:
     file = await door.post(
         "/v1/files", files={"file": (rows.name, rows.read_bytes())}, data={"purpose": "fine-tune"}
     )
-    build = await door.post("/api/data/datasets", json={"model": MODEL, "files": [file["id"]]})
+    wish = {"model": MODEL, "files": [file["id"]]}
+
+    async def ask() -> tuple[Any, str]:
+        """The policy travels as an event: data builds nothing for a model it has not heard of yet."""
+        return await door.try_post("/api/data/datasets", wish), "the policy is on its way"
+
+    build = await door.stage("policy", "data to know the model", ask, 30)
 
     async def look() -> tuple[Any, str]:
         found = await door.get(f"/api/data/datasets/{build['id']}") or {}
