@@ -58,6 +58,9 @@ class Part(ABC):
     def provide(self, site: Site) -> None:  # noqa: B027  as above
         """Create what others rely on (topics, databases, buckets); idempotent, runs after the first successful check."""
 
+    def cleanup(self, site: Site) -> None:  # noqa: B027  as above
+        """Remove what the stopped process leaves outside the home folder."""
+
 
 def cpu_share(role: str) -> frozenset[int] | None:
     """Cores for `engine` and `worker`: one half each, so that training beside a busy engine starves neither.

@@ -60,6 +60,7 @@ class Runner:
         if self._process:
             self._process.stop(self.part.stop_signal, self.part.stop_seconds)
         self._thread.join(timeout=self.part.start_seconds)
+        self.part.cleanup(self.site)
         self._set("stopped" if self.status.state != "failed" else "failed", pid=None)
 
     def kill(self) -> None:

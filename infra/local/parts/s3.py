@@ -2,7 +2,6 @@
 
 import json
 import secrets
-import tempfile
 from pathlib import Path
 
 from infra.local.credentials import write_private
@@ -11,6 +10,7 @@ from infra.local.ports import LOOPBACK
 from infra.local.site import Site, base_environment, script
 from infra.s3 import buckets
 
+SOCKETS = Path("/tmp")
 SERVERS = ("master", "volume", "filer")
 
 
@@ -47,13 +47,13 @@ class Store(Part):
             "volume.preStopSeconds": 0,
             "filer": "true",
             "filer.disableHttp": "true",  # the filer's own HTTP port knows no S3 credentials
-            "filer.localSocket": _socket(folder, "filer"),
+            "filer.localSocket": _socket(folder, "filer", port["s3_filer"]),
             "s3": "true",
             "s3.port": port["s3"],
             "s3.port.grpc": port["s3_grpc"],
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "s3.localSocket": _socket(folder, "s3"),
+            "s3.localSocket": _socket(folder, "s3", port["s3"]),
             "s3.config": folder / "identities.json",
             "s3.autoCreateBucket": "false",
         }
@@ -71,8 +71,13 @@ class Store(Part):
     def provide(self, site: Site) -> None:
         buckets.ensure(buckets.client(site.s3_endpoint, site.s3_key("admin")))
 
+    def cleanup(self, site: Site) -> None:
+        for name in self.ports:
+            for socket in SOCKETS.glob(f"seaweedfs-*-{site.ports[name]}.sock"):
+                socket.unlink(missing_ok=True)
 
-def _socket(folder: Path, name: str) -> Path:
-    """A path short enough for a Unix socket (107 bytes)."""
+
+def _socket(folder: Path, name: str, port: int) -> Path:
+    """A path short enough for a Unix socket (107 bytes); else the place where it puts its other ones."""
     path = folder / f"{name}.sock"
-    return path if len(str(path)) < 100 else Path(tempfile.mkdtemp(prefix="driftwheel-")) / f"{name}.sock"
+    return path if len(str(path)) < 100 else SOCKETS / f"seaweedfs-{name}-{port}.sock"

@@ -18,6 +18,7 @@ import pytest
 
 from infra.kafka import topics
 from infra.local import commands, state
+from infra.local.parts import PARTS
 from infra.local.process import marked
 from infra.local.site import python_environment
 from infra.local.stack import AlreadyRunning, Stack, StartFailed
@@ -157,10 +158,13 @@ def test_ctrl_c_stops_everything_even_when_it_is_pressed_twice(home: Path) -> No
     assert users_of(home) == []
 
 
-def test_no_secret_is_in_the_record_or_the_logs(home: Path) -> None:
+def test_no_secret_is_in_the_record_or_the_logs_and_no_socket_is_left(home: Path) -> None:
     with Stack(home, **SETTINGS) as stack:
         stack.start("postgres", "s3")
-        credentials = stack.site.credentials
+        credentials, used = stack.site.credentials, [stack.site.ports[name] for name in PARTS["s3"].ports]
+    assert not [
+        file for file in Path("/tmp").glob("seaweedfs-*.sock") if int(file.stem.rpartition("-")[2]) in used
+    ]
     hidden = [*credentials.postgres.values(), *(key.secret for key in credentials.s3.values())]
     for file in (home / state.FILE, *(home / "logs").iterdir()):
         text = file.read_text(errors="replace")

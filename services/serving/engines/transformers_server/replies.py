@@ -1,5 +1,6 @@
 """How it is answered: OpenAI's shapes for chat and text, whole and in pieces, and for errors."""
 
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -40,12 +41,15 @@ class Reply(Protocol):
         """The last chunk, for those who asked for it."""
 
 
+_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
 class _Base:
-    def __init__(self, model: str, decode: Callable[[list[int]], str]) -> None:
-        """`decode` turns token ids into text, for log-probabilities."""
+    def __init__(self, model: str, decode: Callable[[list[int]], str], request_id: str | None = None) -> None:
+        """`decode` turns token ids into text, for log-probabilities; the id of the answer is the request's, as vLLM's is."""
         self._model = model
         self._decode = decode
-        self._id = uuid.uuid4().hex
+        self._id = request_id if request_id and _ID.fullmatch(request_id) else uuid.uuid4().hex
         self._created = int(time.time())
 
     def _frame(self, kind: str, prefix: str, choices: list[Json], **more: Any) -> Json:

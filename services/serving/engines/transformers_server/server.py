@@ -89,11 +89,15 @@ def make_server(engine: Engine) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await complete(body, request, ChatReply(body.model, engine.decode))
+        return await complete(
+            body, request, ChatReply(body.model, engine.decode, request.headers.get("x-request-id"))
+        )
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await complete(body, request, TextReply(body.model, engine.decode))
+        return await complete(
+            body, request, TextReply(body.model, engine.decode, request.headers.get("x-request-id"))
+        )
 
     async def complete(body: ChatRequest | CompletionRequest, request: Request, reply: Reply) -> Response:
         prompt = engine.encode(body)
