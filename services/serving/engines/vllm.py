@@ -1,5 +1,7 @@
 """vLLM: its CPU build in an environment of its own, or the official one on a GPU; the flags are the same."""
 
+from pathlib import Path
+
 from services.serving.engines.client import EngineClient
 from services.serving.engines.options import EngineOptions
 
@@ -32,6 +34,7 @@ class Vllm(EngineClient):
             "shutdown-timeout": options.shutdown_seconds,
             # No address from a request is fetched; an empty list would allow every one.
             "allowed-media-domains": "none.invalid",
+            "worker-extension-cls": "services.serving.engines.vllm_worker.BaseRows",
             # Defaults of sampling come from the request alone, so that both engines answer alike.
             "generation-config": "vllm",
         }
@@ -44,6 +47,7 @@ class Vllm(EngineClient):
     @staticmethod
     def environment(options: EngineOptions) -> dict[str, str]:
         return {
+            "PYTHONPATH": str(Path(__file__).resolve().parents[3]),  # for the worker extension
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
             "VLLM_CPU_KVCACHE_SPACE": str(options.kv_cache_gib),
             "VLLM_MAX_N_SEQUENCES": "4",

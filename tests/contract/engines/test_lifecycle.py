@@ -57,6 +57,24 @@ async def test_sixteen_at_once_over_mixed_adapters_each_answer_as_alone(
     assert full == [expected[key] for key in wanted]
 
 
+async def test_base_and_adapters_are_told_apart_after_many_adapters_came_and_went(
+    loaded: Running, adapters: dict[str, Path], expected: dict[tuple[str, str], str]
+) -> None:
+    """More adapters than fit in one batch have been computed, some were unloaded, some came back."""
+    folders = [adapters[name] for name in NAMES[1:]] * 3
+    async with loaded.client() as client:
+        for number, folder in enumerate(folders):
+            await client.load(f"passing-v{number}", folder)
+            await ask(loaded, f"passing-v{number}", "hello", max_tokens=2)
+        for number in range(len(folders)):
+            await client.unload(f"passing-v{number}")
+        await client.unload("intent-v1")
+        await client.load("intent-v1", adapters["intent-v1"])
+    for _ in range(3):
+        full = await asyncio.gather(*(ask(loaded, *key, max_tokens=12) for key in expected))
+        assert dict(zip(expected, full, strict=True)) == expected
+
+
 async def test_an_unknown_name_is_404_and_refused(engine: Running) -> None:
     status, answer = await engine.post("/v1/chat/completions", chat("nobody", "hello", max_tokens=1))
     assert status == 404
