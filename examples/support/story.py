@@ -106,7 +106,8 @@ async def _upload(door: Door, rows: Path) -> None:
 
     async def ask() -> tuple[Any, str]:
         """The policy travels as an event: data builds nothing for a model it has not heard of yet."""
-        return await door.try_post("/api/data/datasets", wish), "the policy is on its way"
+        made = await door.try_post("/api/data/datasets", wish)
+        return made, "known to data" if made else "on its way"
 
     build = await door.stage("policy", "data to know the model", ask, 30)
 
