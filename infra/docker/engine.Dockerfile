@@ -7,4 +7,7 @@ WORKDIR /app
 COPY requirements/uv.txt requirements/engine.txt requirements/
 RUN pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
  && uv pip install --system --no-cache --compile-bytecode --require-hashes -r requirements/engine.txt
+# The worker extension that keeps base rows the base model's, and what it imports.
+COPY services/ services/
+COPY shared/ shared/
 USER 65534:65534

@@ -19,7 +19,7 @@ class Settings(ServiceSettings):
     threads: int = Field(
         0, ge=0, le=256, description="Threads of the worker's matrix products; 0 lets torch choose."
     )
-    batch_rows: int = Field(16, ge=1, le=1_024, description="Most rows answered at once.")
+    batch_rows: int = Field(32, ge=1, le=1_024, description="Most rows answered at once.")
     batch_tokens: int = Field(
         8_192, ge=64, description="Most tokens in one batch; bounds the worker's memory."
     )

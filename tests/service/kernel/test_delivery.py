@@ -11,15 +11,21 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaRouter
 
+from infra.kafka import topics
 from shared import inbox
-from shared.bus import EventRouter, Work, check_topics, make_broker, make_producer, make_router
+from shared.bus import (
+    EVENT_BY_TOPIC,
+    EventRouter,
+    Work,
+    check_topics,
+    make_broker,
+    make_producer,
+    make_router,
+)
 from shared.db import Database
 from shared.errors import Conflict, NotFound, RetryLater
 from shared.events import FeedbackRecorded, TrainingStatus
 from shared.outbox import Relay
-
-TOPIC = FeedbackRecorded.topic
-DLQ = f"{TOPIC}.data.dlq"
 
 
 class Settings:
@@ -42,10 +48,22 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
         await asyncio.sleep(0.05)
 
 
+@pytest.fixture
+def topic(kafka: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A topic of this test alone, with its dead letters: services of other tests read the platform's own."""
+    name: str = kafka.fresh_topic()
+    dead = topics.Topic(f"{name}.data.dlq", 1, {"max.message.bytes": "4194304"})
+    asyncio.run(topics.ensure(kafka.bootstrap, [dead]))
+    monkeypatch.setattr(FeedbackRecorded, "topic", name)
+    monkeypatch.setitem(EVENT_BY_TOPIC, name, FeedbackRecorded)
+    return name
+
+
 class Desk:
     """A consumer of feedback that keeps what it saw, its outbox relay, and a producer to torment it with."""
 
-    def __init__(self, db: Database, settings: Any, producer: AIOKafkaProducer, run: str) -> None:
+    def __init__(self, db: Database, settings: Any, producer: AIOKafkaProducer, run: str, topic: str) -> None:
+        self.topic = topic
         self.db = db
         self.settings = settings
         self.producer = producer
@@ -85,7 +103,7 @@ class Desk:
 
     async def send(self, name: str) -> None:
         key, value, headers = self.event(name)
-        await self.producer.send_and_wait(TOPIC, value, key=key, headers=headers, partition=0)
+        await self.producer.send_and_wait(self.topic, value, key=key, headers=headers, partition=0)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Desk"]:
@@ -104,27 +122,27 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(kafka: Any, make_kernel_database: Callable[[], str]) -> AsyncIterator[Desk]:
+async def desk(kafka: Any, topic: str, make_kernel_database: Callable[[], str]) -> AsyncIterator[Desk]:
     db = Database("data", make_kernel_database())
     async with db.unit_of_work() as work:
         await work.execute("CREATE TABLE effects (id text)")
     producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, max_request_size=4_000_000)
     await producer.start()
-    yield Desk(db, Settings(kafka.bootstrap), producer, f"run{time.time_ns()}")
+    yield Desk(db, Settings(kafka.bootstrap), producer, f"run{time.time_ns()}", topic)
     await producer.stop()
     await db.close()
 
 
-async def dead_records(bootstrap: str, run: str) -> list[Any]:
-    consumer = AIOKafkaConsumer(DLQ, bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+async def dead_records(bootstrap: str, topic: str) -> list[Any]:
+    consumer = AIOKafkaConsumer(
+        f"{topic}.data.dlq", bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+    )
     await consumer.start()
     try:
         found = []
         while batch := await consumer.getmany(timeout_ms=1_500):
             found += [record for records in batch.values() for record in records]
-        return [
-            r for r in found if run.encode() in b"".join([r.key or b"", *(v or b"" for _, v in r.headers)])
-        ]
+        return found
     finally:
         await consumer.stop()
 
@@ -190,22 +208,22 @@ async def test_the_poison_set_is_accounted_for_and_blocks_nothing(desk: Desk, ka
         "future": named("future", ("ce_time", b"2999-01-01T00:00:00Z")),
     }
     async with desk.open():
-        await desk.producer.send_and_wait(TOPIC, good, key=key, headers=headers, partition=0)
+        await desk.producer.send_and_wait(desk.topic, good, key=key, headers=headers, partition=0)
         for place, (poison_key, value, poison_headers) in enumerate(poison.values()):
             await desk.producer.send_and_wait(
-                TOPIC, value, key=poison_key, headers=poison_headers, partition=0
+                desk.topic, value, key=poison_key, headers=poison_headers, partition=0
             )
             await desk.send(f"between-{place}")
         for name, sound_headers in sound.items():
             k, v, _ = desk.event(name)
-            await desk.producer.send_and_wait(TOPIC, v, key=k, headers=sound_headers, partition=0)
+            await desk.producer.send_and_wait(desk.topic, v, key=k, headers=sound_headers, partition=0)
         k, v, _ = desk.event("foreign")
-        await desk.producer.send_and_wait(TOPIC, v, key=k, partition=0)
+        await desk.producer.send_and_wait(desk.topic, v, key=k, partition=0)
         expected = {"sound", "foreign", *sound, *(f"between-{i}" for i in range(len(poison)))}
         await until(lambda: _has(desk, *expected), "all sound events", 60)
 
         async def dead() -> list[Any]:
-            records = await dead_records(kafka.bootstrap, desk.run)
+            records = await dead_records(kafka.bootstrap, desk.topic)
             return records if len(records) >= len(poison) else []
 
         records = await until(dead, "the dead letters", 60)
@@ -217,7 +235,7 @@ async def test_the_poison_set_is_accounted_for_and_blocks_nothing(desk: Desk, ka
     )
     for record in records:
         told = dict(record.headers)
-        assert told["__dlq.errors.topic"] == TOPIC.encode()
+        assert told["__dlq.errors.topic"] == desk.topic.encode()
         assert told["__dlq.errors.message"]
         assert len(told["__dlq.errors.message"]) < 1_100
 
@@ -240,7 +258,7 @@ async def test_a_redriven_dead_letter_is_handled_once(desk: Desk) -> None:
         await until(is_dead, "the death")
         broken = False
         async with desk.db.unit_of_work() as work:
-            assert await inbox.redrive(work, event_id) == TOPIC
+            assert await inbox.redrive(work, event_id) == desk.topic
         await until(lambda: _has(desk, "sick"), "the redriven event")
         with pytest.raises(Conflict):
             async with desk.db.unit_of_work() as work:
