@@ -20,7 +20,7 @@ class Scale:
     queries_before: int = 100
     queries_after: int = 240
     queries_at_the_end: int = 100
-    at_once: int = 6
+    at_once: int = 12
     patience: float = 900
 
 
