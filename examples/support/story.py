@@ -214,7 +214,7 @@ async def _keep_asking(
     while True:
         for start in range(0, len(queries), scale.at_once):
             rollouts = (await door.get("/api/serving/rollouts", model=MODEL) or {"rollouts": []})["rollouts"]
-            ramping = any(rollout["state"] in {"started", "advanced", "held"} for rollout in rollouts)
+            ramping = any(rollout["state"] == "running" for rollout in rollouts)
             at_once = scale.at_once if ramping else 1
             await people.crowd(queries[start : start + at_once], tally, at_once)
             if not ramping:
