@@ -17,9 +17,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy, BaseMiddleware, Context
 from faststream.kafka import KafkaBroker, KafkaRouter
-from psycopg import OperationalError
+from psycopg import InternalError, OperationalError
 from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError as SqlInterfaceError
+from sqlalchemy.exc import InternalError as SqlInternalError
 from sqlalchemy.exc import OperationalError as SqlOperationalError
 
 from shared import inbox
@@ -29,7 +30,8 @@ from shared.errors import DriftwheelError, Poison
 from shared.events import EVENTS, Event
 from shared.outbox import MAX_RECORD_BYTES, references
 from shared.settings import ServiceSettings
-from shared.telemetry import CONSUMER_STOPPED, HANDLED, HANDLING_SECONDS, span
+from shared.spans import processing
+from shared.telemetry import CONSUMER_STOPPED, HANDLED, HANDLING_SECONDS, OUTCOMES
 from shared.text import place
 
 log = structlog.get_logger()
@@ -38,7 +40,15 @@ Work = Annotated[UnitOfWork, Context("work")]
 """The unit of work of the message being handled."""
 
 EVENT_BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}
-_OUTAGE = (OperationalError, SqlOperationalError, SqlInterfaceError, ConnectionError, TimeoutError)
+_OUTAGE = (
+    OperationalError,
+    InternalError,
+    SqlOperationalError,
+    SqlInternalError,
+    SqlInterfaceError,
+    ConnectionError,
+    TimeoutError,
+)
 _OUTAGE_SECONDS = 60.0
 _FUTURE = timedelta(minutes=5)
 
@@ -93,6 +103,7 @@ class Consumption:
         self._dead_in_a_row = 0
         self.stopped_because: str | None = None
         self.busy_since: dict[str, float] = {}
+        self.handled_at: dict[str, datetime] = {}
         self.stop: Callable[[], Awaitable[None]] | None = None
         CONSUMER_STOPPED.labels(service).set(0)
 
@@ -112,6 +123,7 @@ class Consumption:
             outcome = await self._outcome(record, call)
         finally:
             del self.busy_since[record.topic]
+        self.handled_at[record.topic] = datetime.now(UTC)
         HANDLED.labels(self.service, record.topic, outcome).inc()
         HANDLING_SECONDS.labels(self.service, record.topic).observe(time.monotonic() - started)
 
@@ -133,8 +145,7 @@ class Consumption:
             except Exception as error:  # noqa: BLE001 (whatever a handler raises must not lose the message)
                 retry = isinstance(error, DriftwheelError) and error.retryable
                 if not retry or attempts >= self._settings.retry_attempts:
-                    await self._bury(delivery, attempts, error)
-                    return "dead"
+                    return "dead" if await self._bury(delivery, attempts, error) else "duplicate"
                 log.info("event.retry", place=delivery.place, attempt=attempts, error=type(error).__name__)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
@@ -143,32 +154,33 @@ class Consumption:
         self, delivery: inbox.Delivery, event: Event, call: Callable[[Event, UnitOfWork], Any], attempts: int
     ) -> str:
         envelope = delivery.envelope
-        with span(f"process {delivery.topic}", envelope.traceparent, event_id=envelope.id):
+        with processing(self.service, delivery):
             async with self._db.unit_of_work(envelope) as work:
                 if not await inbox.claim(work, delivery, attempts):
                     return "duplicate"
                 await call(event, work)
-        self._dead_in_a_row = 0
-        log.info(
-            "event.handled",
-            topic=delivery.topic,
-            partition=delivery.partition,
-            offset=delivery.offset,
-            event_id=envelope.id,
-            correlation_id=envelope.correlationid,
-            attempt=attempts,
-        )
+            self._dead_in_a_row = 0
+            log.info(  # inside the span, whose trace_id every line gets
+                "event.handled",
+                topic=delivery.topic,
+                partition=delivery.partition,
+                offset=delivery.offset,
+                event_id=envelope.id,
+                correlation_id=envelope.correlationid,
+                attempt=attempts,
+            )
         return "handled"
 
-    async def _bury(self, delivery: inbox.Delivery, attempts: int, error: Exception) -> None:
+    async def _bury(self, delivery: inbox.Delivery, attempts: int, error: Exception) -> bool:
+        """False if the message was buried before: what a replay brings again does not count as one more death."""
         reason = _reason(error)
-        while True:
-            try:
-                async with self._db.unit_of_work() as work:
-                    await inbox.bury(work, self.service, delivery, attempts, reason)
-                break
-            except _OUTAGE as outage:
-                raise OutageError(type(outage).__name__) from outage
+        try:
+            async with self._db.unit_of_work() as work:
+                fresh = await inbox.bury(work, self.service, delivery, attempts, reason)
+        except _OUTAGE as outage:
+            raise OutageError(type(outage).__name__) from outage
+        if not fresh:
+            return False
         log.error("event.dead", place=delivery.place, event_id=delivery.envelope.id, reason=reason)
         self._dead_in_a_row += 1
         if self._dead_in_a_row >= self._settings.dead_in_a_row:
@@ -181,6 +193,7 @@ class Consumption:
             if self.stop:
                 # Not awaited: stopping waits for the message that is being handled, which is this one.
                 self._stopping = asyncio.ensure_future(self.stop())
+        return True
 
 
 class _Scope(BaseMiddleware[Any, Any]):
@@ -297,6 +310,11 @@ def make_broker(
         if not isinstance(router, EventRouter):
             raise TypeError("routers come from shared.bus.make_router: another one loses messages")
         broker.include_router(router)
+        # A counter that starts with its first event hides that event from rate().
+        for topic in router.topics_consumed:
+            HANDLING_SECONDS.labels(service, topic)
+            for outcome in OUTCOMES:
+                HANDLED.labels(service, topic, outcome)
     broker.context.set_global("consumption", consumption)
 
     async def stop() -> None:

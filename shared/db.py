@@ -19,9 +19,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from shared.envelope import Envelope, new_id
 from shared.events import Event
 from shared.outbox import INSERT, Outgoing, outgoing, pack_headers
-from shared.telemetry import current_traceparent
+from shared.spans import announcing
 
 log = structlog.get_logger()
+
+# A process that is frozen or cut off in a transaction holds its locks for no longer than this: its successor needs them.
+GIVEN_UP = "-c idle_in_transaction_session_timeout=30s"
 
 
 class UnitOfWork:
@@ -52,7 +55,7 @@ class UnitOfWork:
                     correlationid=cause.correlationid if cause else event_id,
                     causationid=cause.id if cause else None,
                     subject=event.partition_key(),
-                    traceparent=current_traceparent() or (cause.traceparent if cause else None),
+                    traceparent=announcing(topic or event.topic, cause),
                 ),
                 topic,
             )
@@ -119,6 +122,7 @@ class Database:
             pool_size=5,
             max_overflow=10,
             pool_pre_ping=True,
+            connect_args={"options": GIVEN_UP},
         )
 
     @asynccontextmanager

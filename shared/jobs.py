@@ -9,18 +9,22 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from procrastinate import App, JobContext, PsycopgConnector
 from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Job
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
-from psycopg import OperationalError
+from psycopg import InternalError, OperationalError
 from sqlalchemy.exc import InterfaceError
+from sqlalchemy.exc import InternalError as SqlInternalError
 from sqlalchemy.exc import OperationalError as SqlOperationalError
 
-from shared.db import Database, UnitOfWork
+from shared import job_history, spans
+from shared.db import GIVEN_UP, Database, UnitOfWork
 from shared.envelope import Envelope
 from shared.errors import Cancelled, DriftwheelError, Superseded
 
@@ -34,7 +38,9 @@ MAX_ATTEMPTS = 12
 _RESERVED = ("cause", "key")
 _OUTAGE = (
     OperationalError,
+    InternalError,  # the database gave up on an idle transaction
     SqlOperationalError,
+    SqlInternalError,
     InterfaceError,
     ConnectorException,
     ConnectionError,
@@ -60,7 +66,9 @@ async def defer(work: UnitOfWork, job: str, lock: str | None, args: dict[str, An
         connection=await work.raw(),
         task_kwargs={"cause": cause, "key": lock},
     )
-    return await deferrer.defer_async(**args)
+    number = await deferrer.defer_async(**args)
+    await job_history.wanted(work, lock or f"job-{number}", job)
+    return number
 
 
 class Attempt:
@@ -77,7 +85,8 @@ class Attempt:
         async with db.unit_of_work() as work:
             row = await work.execute(
                 "INSERT INTO attempts (key, number) VALUES (:key, 1) ON CONFLICT (key) "
-                "DO UPDATE SET number = attempts.number + 1, claimed_at = now() RETURNING number",
+                "DO UPDATE SET number = attempts.number + 1, claimed_at = now(), "
+                "started_at = coalesce(attempts.started_at, now()) RETURNING number",
                 {"key": key},
             )
             return cls(db, key, row.scalar_one(), cause)
@@ -110,6 +119,43 @@ class Attempt:
             raise Superseded(f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops.")
         if reason is not None:
             raise Cancelled(reason)
+
+
+class _OwnJobs(JobManager):
+    """A worker that was given up ends no job that has passed to another: Procrastinate itself does not look."""
+
+    _OWN = (
+        "(SELECT id FROM procrastinate_jobs WHERE id = %(job_id)s AND status = 'doing' "
+        "AND worker_id IS NOT DISTINCT FROM %(worker_id)s::bigint FOR UPDATE) AS own"
+    )
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        await self.connector.execute_query_async(
+            f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) FROM {self._OWN}",
+            job_id=job.id,
+            worker_id=job.worker_id,
+            status=status.value,
+            delete_job=delete_job,
+        )
+
+    async def retry_job(
+        self,
+        job: Job,
+        retry_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        await self.connector.execute_query_async(
+            "SELECT procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s, %(queue)s, %(lock)s) "
+            f"FROM {self._OWN}",
+            job_id=job.id,
+            worker_id=job.worker_id,
+            retry_at=retry_at or datetime.now(UTC),
+            priority=priority,
+            queue=queue,
+            lock=lock,
+        )
 
 
 class _Again(Exception):
@@ -175,7 +221,12 @@ class Jobs:
                 pause = min(pause * 2, 5.0)
 
     async def _work(self) -> None:
-        app = App(connector=PsycopgConnector(conninfo=self._db.url, min_size=1, max_size=4))
+        app = App(
+            connector=PsycopgConnector(
+                conninfo=self._db.url, min_size=1, max_size=4, kwargs={"options": GIVEN_UP}
+            )
+        )
+        app.job_manager = _OwnJobs(app.connector)
         for name, registered in self._registered.items():
             app.task(name=name, pass_context=True, retry=_Retry())(self._task(registered))
         async with app.open_async():
@@ -207,8 +258,7 @@ class Jobs:
         while True:
             for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_after):
                 log.warning("job.rescued", job=job.id, task=job.task_name)
-                with contextlib.suppress(ConnectorException):  # another worker was faster
-                    await app.job_manager.retry_job(job)
+                await app.job_manager.retry_job(job)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _task(self, registered: _Registered) -> Callable[..., Awaitable[None]]:
@@ -217,7 +267,10 @@ class Jobs:
         ) -> None:
             envelope = Envelope.from_json(cause) if cause else None
             attempt = await Attempt.claim(self._db, key or f"job-{context.job.id}", envelope)
-            with structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number):
+            with (
+                structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number),
+                spans.working(context.job.task_name, attempt),
+            ):
                 await self._attempt(registered, attempt, args)
 
         return task
@@ -228,18 +281,39 @@ class Jobs:
                 raise RuntimeError(f"gave up after {MAX_ATTEMPTS} attempts: the worker died each time")
             log.info("job.started")
             await registered.run(attempt, **args)
+            await self._end(attempt, "done")
             log.info("job.done")
         except Superseded:
             log.warning("job.superseded")
         except Exception as error:
+            if await self._is_over(attempt):
+                log.warning("job.superseded")
+                return
             retryable = isinstance(error, _OUTAGE) or (isinstance(error, DriftwheelError) and error.retryable)
             if retryable and attempt.number < MAX_ATTEMPTS:
                 log.warning("job.retry", error=type(error).__name__, detail=str(error)[:300])
                 raise _Again from error
             log.exception("job.failed")
+            spans.mark_failed(error)
+            reason = str(error) if isinstance(error, DriftwheelError) else f"{type(error).__name__}: {error}"
             if registered.failed:
-                reason = (
-                    str(error) if isinstance(error, DriftwheelError) else f"{type(error).__name__}: {error}"
-                )
                 with contextlib.suppress(Superseded):
                     await registered.failed(attempt, reason[:2_000], **args)
+            await self._end(attempt, "cancelled" if isinstance(error, Cancelled) else "failed", reason[:500])
+
+    async def _end(self, attempt: Attempt, outcome: job_history.Outcome, error: str | None = None) -> None:
+        """The work is done and committed: a database that is away now takes nothing of it back."""
+        try:
+            await job_history.ended(self._db, attempt.key, attempt.number, outcome, error)
+        except _OUTAGE as outage:
+            log.warning("job.end_not_written", error=type(outage).__name__)
+
+    async def _is_over(self, attempt: Attempt) -> bool:
+        """Whether a newer attempt made this one's troubles pointless."""
+        try:
+            await attempt.check()
+        except Superseded:
+            return True
+        except (Cancelled, *_OUTAGE):
+            return False
+        return False

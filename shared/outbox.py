@@ -6,6 +6,7 @@ At least once: a crash between Kafka's acknowledgement and `sent_at` sends a row
 import asyncio
 import base64
 import json
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,16 +27,19 @@ from aiokafka.errors import (
 )
 from psycopg.rows import dict_row
 
+from shared import spans
 from shared.envelope import Envelope, new_id
 from shared.errors import Invalid
 from shared.events import Event
-from shared.telemetry import OUTBOX_AGE_SECONDS, OUTBOX_PENDING, OUTBOX_SENT
+from shared.telemetry import OUTBOX_REFUSED, OUTBOX_SENT
 
 MAX_EVENT_BYTES = 262_144
 MAX_RECORD_BYTES = 4_194_304
 BATCH = 500
 DEAD_AFTER = 5
-_SENDING_SECONDS = 30
+_SENDING_SECONDS = 20
+# A leader that is frozen or cut off loses the lock after this: a living one speaks every second.
+_GIVEN_UP = "-c idle_session_timeout=30s -c idle_in_transaction_session_timeout=30s"
 # Errors of one record: it will fail again however healthy the broker is.
 _RECORD_ERRORS = (
     MessageSizeTooLargeError,
@@ -136,10 +140,6 @@ UPDATE outbox SET attempts = attempts + 1, error = %s, next_try_at = now() + att
     dead_at = CASE WHEN attempts + 1 >= %s THEN now() END
 WHERE id = %s
 """
-_STATE = """
-SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS age
-FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
-"""
 
 
 class Relay:
@@ -153,6 +153,8 @@ class Relay:
         self._make_producer = make_producer
         self._known_topics: set[str] = set()
         self._lock_key = zlib.crc32(b"driftwheel-outbox-relay")
+        OUTBOX_SENT.labels(service)  # from 0: a counter that starts with its first event hides it from rate()
+        OUTBOX_REFUSED.labels(service)
 
     async def run(self) -> None:
         """Relay until cancelled; a lost database or broker is met with back-off."""
@@ -161,7 +163,7 @@ class Relay:
             try:
                 await self._lead()
                 pause = 0.2
-            except (psycopg.OperationalError, KafkaError, TimeoutError) as error:
+            except (psycopg.OperationalError, psycopg.InternalError, KafkaError, TimeoutError) as error:
                 log.warning(
                     "relay.paused", error=type(error).__name__, detail=str(error)[:200], seconds=pause
                 )
@@ -169,7 +171,9 @@ class Relay:
                 pause = min(pause * 2, 5.0)
 
     async def _lead(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as lead:
+        async with await psycopg.AsyncConnection.connect(
+            self._url, autocommit=True, options=_GIVEN_UP
+        ) as lead:
             while not await self._try_lead(lead):  # noqa: ASYNC110 (PostgreSQL does not tell when a lock is free)
                 await asyncio.sleep(1)
             await lead.execute("LISTEN outbox")
@@ -177,11 +181,11 @@ class Relay:
             await producer.start()
             try:
                 async with await psycopg.AsyncConnection.connect(
-                    self._url, row_factory=dict_row
+                    self._url, row_factory=dict_row, options=_GIVEN_UP
                 ) as connection:
                     while True:
+                        await lead.execute("SELECT 1")
                         if await self._relay_batch(connection, producer) < BATCH:
-                            await self._report(connection)
                             async for _ in lead.notifies(timeout=1.0, stop_after=1):
                                 pass
             finally:
@@ -198,6 +202,7 @@ class Relay:
             rows = await (await connection.execute(_TAKE, (BATCH,))).fetchall()
             if not rows:
                 return 0
+            began = time.time_ns()
             results = await asyncio.wait_for(self._send(producer, rows), _SENDING_SECONDS)
             sent = [
                 (row["id"], r.partition, r.offset) for row, r in results if not isinstance(r, BaseException)
@@ -208,7 +213,13 @@ class Relay:
                 if isinstance(error, _RECORD_ERRORS):
                     log.error("outbox.failed", id=row["id"], topic=row["topic"], error=type(error).__name__)
                     await connection.execute(_FAILED, (type(error).__name__, DEAD_AFTER, row["id"]))
+                    if row["attempts"] + 1 >= DEAD_AFTER:
+                        OUTBOX_REFUSED.labels(self._service).inc()
         OUTBOX_SENT.labels(self._service).inc(len(sent))
+        for row, result in results if spans.exporting else ():
+            if not isinstance(result, BaseException):
+                headers = unpack_headers(row["headers"])
+                spans.sent(row["topic"], result.partition, result.offset, headers, began)
         for _, error in results:
             if isinstance(error, BaseException) and not isinstance(error, _RECORD_ERRORS):
                 raise error
@@ -240,12 +251,6 @@ class Relay:
         if not topics <= self._known_topics:
             self._known_topics = set((await producer.client.fetch_all_metadata()).topics())
         return topics - self._known_topics
-
-    async def _report(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        async with connection.transaction():
-            state = await (await connection.execute(_STATE)).fetchone() or {"pending": 0, "age": 0}
-        OUTBOX_PENDING.labels(self._service).set(state["pending"])
-        OUTBOX_AGE_SECONDS.labels(self._service).set(state["age"])
 
 
 def dead_letter(

@@ -18,18 +18,9 @@ def settings_config(service: str) -> SettingsConfigDict:
     )
 
 
-class ServiceSettings(BaseSettings):
-    """What every service needs. Subclasses set `model_config = settings_config("<service>")` and add their own."""
+class HttpSettings(BaseSettings):
+    """What everything that answers HTTP needs. Subclasses set `model_config = settings_config("<service>")`."""
 
-    database_url: SecretStr = Field(
-        description="postgresql://user:password@host:port/database of this service alone."
-    )
-    kafka_bootstrap: str = Field(
-        "127.0.0.1:9092", description="host:port of one or more brokers, comma separated."
-    )
-    s3_endpoint: str = Field("http://127.0.0.1:8333", description="Object store; http or https.")
-    s3_access_key: str = Field("", description="Access key of this service.")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of this service.")
     http_host: str = Field(
         "127.0.0.1", description="Interface to listen on; loopback unless a proxy is in front."
     )
@@ -37,25 +28,12 @@ class ServiceSettings(BaseSettings):
     auth_jwks_file: Path = Field(description="JSON Web Key Set with the public keys that sign tokens.")
     auth_issuer: str = Field("driftwheel", description="Required `iss` of a token.")
     auth_audience: str = Field("driftwheel", description="Required `aud` of a token.")
-    base_model: Path | None = Field(None, description="Folder of the base model.")
-    max_body_bytes: int = Field(
-        1_048_576, ge=1_024, description="Largest request body, except streamed uploads."
-    )
-    retry_attempts: int = Field(
-        5, ge=1, le=20, description="Tries of one message before it is dead-lettered."
-    )
-    retry_first_seconds: float = Field(
-        0.2, gt=0, le=60, description="Pause before the second try; doubles each time."
-    )
-    dead_in_a_row: int = Field(50, ge=1, description="Dead letters in a row after which the consumer stops.")
-    stalled_after_seconds: float = Field(10, gt=1, description="A worker silent this long has lost its job.")
-    liveness_seconds: float = Field(
-        120, gt=5, description="No progress for this long while there is lag: exit."
-    )
     log_level: str = Field(
         "INFO", pattern=r"\A(DEBUG|INFO|WARNING|ERROR)\z", description="Least severe log shown."
     )
-    otlp_endpoint: str = Field("", description="OTLP/HTTP endpoint for traces; empty sends none.")
+    otlp_endpoint: str = Field(
+        "", description="OTLP/HTTP URL for traces, e.g. http://127.0.0.1:4318/v1/traces; empty sends none."
+    )
 
     @property
     def service(self) -> str:
@@ -76,3 +54,32 @@ class ServiceSettings(BaseSettings):
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{variable} is not a setting of this service{hint}")
         return self
+
+
+class ServiceSettings(HttpSettings):
+    """What every service of the loop needs."""
+
+    database_url: SecretStr = Field(
+        description="postgresql://user:password@host:port/database of this service alone."
+    )
+    kafka_bootstrap: str = Field(
+        "127.0.0.1:9092", description="host:port of one or more brokers, comma separated."
+    )
+    s3_endpoint: str = Field("http://127.0.0.1:8333", description="Object store; http or https.")
+    s3_access_key: str = Field("", description="Access key of this service.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of this service.")
+    base_model: Path | None = Field(None, description="Folder of the base model.")
+    max_body_bytes: int = Field(
+        1_048_576, ge=1_024, description="Largest request body, except streamed uploads."
+    )
+    retry_attempts: int = Field(
+        5, ge=1, le=20, description="Tries of one message before it is dead-lettered."
+    )
+    retry_first_seconds: float = Field(
+        0.2, gt=0, le=60, description="Pause before the second try; doubles each time."
+    )
+    dead_in_a_row: int = Field(50, ge=1, description="Dead letters in a row after which the consumer stops.")
+    stalled_after_seconds: float = Field(10, gt=1, description="A worker silent this long has lost its job.")
+    liveness_seconds: float = Field(
+        120, gt=5, description="No progress for this long while there is lag: exit."
+    )
