@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections import Counter
 
-from services.serving.domain import LogicalModel, Snapshot
-from services.serving.metrics import LOADED
+from services.serving.domain import Adapter, LogicalModel, Snapshot
+from services.serving.metrics import CHAMPIONS_MISSING, LOADED
 from services.serving.ramp import TRIPWIRE
 from services.serving.routing import Route, RoutingTable, Split, Target
 
@@ -109,21 +109,25 @@ class Live:
             self.errors_in_a_row.pop(rollout_id, None)
 
     def problems(self) -> list[str]:
-        """Why requests cannot all be answered by the version they should get."""
+        """Why this process should get no requests yet.
+
+        A champion that was refused does not count: waiting mends nothing, and the other models are fine.
+        """
         if not self.seen:
             return ["the wanted state is not read yet"]
         if not self.engine_up:
             return ["the engine does not answer"]
-        names = {(adapter.model, adapter.model_version): adapter for adapter in self.snapshot.adapters}
-        champions = [
-            names[model.name, model.champion_version]
-            for model in self.snapshot.models.values()
-            if model.champion_version is not None
-        ]
         return [
-            f"{adapter.model}@champion is not loaded" + (f": {adapter.reason}" if adapter.reason else "")
-            for adapter in champions
-            if adapter.engine_name not in self.ready
+            f"{adapter.model}@champion is not loaded"
+            for adapter in self._missing_champions()
+            if adapter.state != "refused"
+        ]
+
+    def _missing_champions(self) -> list[Adapter]:
+        return [
+            adapter
+            for adapter in self.snapshot.adapters
+            if self.snapshot.is_champion(adapter) and adapter.engine_name not in self.ready
         ]
 
     def _rebuild(self) -> None:
@@ -132,3 +136,4 @@ class Live:
         tripped = frozenset(key for key, n in self.errors_in_a_row.items() if n >= TRIPWIRE)
         self.table = build(self.snapshot, self.ready, tripped, self._base)
         LOADED.set(len(self.ready))
+        CHAMPIONS_MISSING.set(len(self._missing_champions()))

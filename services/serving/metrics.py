@@ -23,10 +23,18 @@ SHED = Counter(
 )
 QUEUE = Gauge("driftwheel_serving_predictions_waiting", "Answers not yet written.")
 LOADED = Gauge("driftwheel_serving_adapters_loaded", "Adapters that are loaded and probed.")
+CHAMPIONS_MISSING = Gauge(
+    "driftwheel_serving_champions_missing", "Champions that do not answer: not loaded yet, or refused."
+)
 REFUSED = Counter(
     "driftwheel_serving_adapters_refused_total", "Adapters refused at admission or by the probe."
 )
 ROLLOUTS = Counter("driftwheel_serving_rollouts_total", "Rollout changes.", ["state"])
+# From 0: a counter that starts with its first event hides that event from rate().
+for _state in ("started", "advanced", "held", "completed", "rolled_back"):
+    ROLLOUTS.labels(_state)
+for _what in ("request", "prediction"):
+    SHED.labels(_what)
 
 
 def observe(

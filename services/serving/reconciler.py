@@ -107,6 +107,9 @@ class Reconciler:
                 "adapter.failed", adapter=name, error=str(error) or type(error).__name__, refused=permanent
             )
             if permanent:
+                await self._engine.unload(
+                    name
+                )  # at once: one that computes no numbers may spoil others' answers
                 await self._refuse(adapter, str(error))
             return
         self._not_before.pop(name, None)
@@ -129,7 +132,6 @@ class Reconciler:
             self._engine, name, golden, self._settings.probe_share, self._settings.probe_seconds
         )
         if wrong:
-            await self._engine.unload(name)
             raise DriftwheelError(wrong)
         await self._report(name, "probed")
 

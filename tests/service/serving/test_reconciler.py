@@ -114,6 +114,7 @@ async def test_a_ruined_adapter_is_refused_and_its_rollout_ends(bench: Bench, ru
     state, why = bench.state(1)
     assert state == "refused"
     assert reason in why
+    assert await bench.client.loaded() == set()
     (event,) = await sent(bench.story.db, RolloutChanged)
     assert (event.state, event.weight) == ("rolled_back", 0)
     assert reason in event.reason

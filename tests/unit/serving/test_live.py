@@ -6,6 +6,7 @@ import pytest
 
 from services.serving.domain import Adapter, LogicalModel, Rollout, Snapshot
 from services.serving.live import Live, build
+from services.serving.metrics import CHAMPIONS_MISSING
 from services.serving.ramp import TRIPWIRE
 from services.serving.routing import Target
 from shared.policy import Ramp
@@ -137,3 +138,13 @@ def test_problems_name_what_users_miss() -> None:
     live.lost_engine()
     assert live.problems() == ["the engine does not answer"]
     assert live.table.routes["support"].champion is None
+
+
+def test_a_refused_champion_keeps_nobody_from_the_other_models() -> None:
+    live = Live("base", base_answers=True)
+    live.engine_up = True
+    refused = [adapter(1), adapter(2, "refused")]
+    live.see(Snapshot({"support": model(2, previous=1)}, refused, {}))
+    live.set_ready(frozenset({"support-v1-0"}))
+    assert live.problems() == []
+    assert CHAMPIONS_MISSING._value.get() == 1
