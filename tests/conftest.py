@@ -11,12 +11,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import KafkaError
 from psycopg import sql
 
 from infra.kafka import topics
 from infra.local.stack import Stack
 
 KEPT = ("DRIFTWHEEL_CACHE", "DRIFTWHEEL_BASE_MODEL", "DRIFTWHEEL_ENGINE_PYTHON")
+HIGH_WATERMARK = -1
 _numbers = itertools.count(1)
 
 
@@ -59,6 +63,34 @@ class KafkaBroker:
         asyncio.run(topics.ensure(self.bootstrap, [topics.Topic(name, partitions)]))
         return name
 
+    async def forget(self) -> None:
+        """Delete the records of every event topic. Compacted topics keep theirs: Kafka allows nothing else."""
+        everything = {
+            TopicPartition(topic.name, partition): RecordsToDelete(before_offset=HIGH_WATERMARK)
+            for topic in topics.wanted()
+            if "compact" not in topic.config.get("cleanup.policy", "")
+            for partition in range(topic.partitions)
+        }
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        await admin.start()
+        try:
+            async with asyncio.timeout(30):
+                while not await _deleted(admin, everything):
+                    await asyncio.sleep(0.1)
+        finally:
+            await admin.close()
+
+
+async def _deleted(admin: AIOKafkaAdminClient, records: dict[TopicPartition, RecordsToDelete]) -> bool:
+    """False while a partition has no leader: a topic is listed a little before it can be used."""
+    try:
+        await admin.delete_records(records)
+    except KafkaError as error:
+        if error.retriable:
+            return False
+        raise
+    return True
+
 
 @dataclass(frozen=True)
 class S3Store:
@@ -91,10 +123,13 @@ def postgres(stack: Stack) -> PostgresServer:
     return PostgresServer(stack)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka(stack: Stack) -> KafkaBroker:
+    """The events of other modules are gone: a service that a test starts hears only what its own test says."""
     stack.start("kafka")
-    return KafkaBroker(stack)
+    broker = KafkaBroker(stack)
+    asyncio.run(broker.forget())
+    return broker
 
 
 @pytest.fixture(scope="session")
