@@ -4,13 +4,14 @@ One topic per event type; `ce_type` is the topic plus `.v<version>`. Payloads ca
 never rows or weights. Readers ignore unknown fields; a break is a new version.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from shared.policy import Policy, Ramp, Recipe
-from shared.text import Digest, Finite, Identifier, Message, ModelName, Name, ObjectKey, Share, Text
+from shared.text import Digest, Finite, Identifier, Message, ModelName, Name, ObjectKey, Share, Text, place
 
 Count = Annotated[int, Field(ge=0)]
 Reason = Annotated[Text, Field(max_length=2_000)]
@@ -79,6 +80,13 @@ class DatasetReady(ModelEvent):
     drift_id: Identifier | None = None
 
 
+class Fault(NamedTuple):
+    """What is wrong with a request: the path of the field, and why; never what was sent."""
+
+    field: str
+    problem: str
+
+
 class TrainingRequested(ModelEvent):
     """Anyone asks for a training run. Always answered on `training.status` (and on `reply_topic`)."""
 
@@ -90,10 +98,35 @@ class TrainingRequested(ModelEvent):
     budget: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     idempotency_key: Identifier
     reply_topic: ReplyTopic | None = None
+    _fault: Fault | None = PrivateAttr(None)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """A request that says for which model and under which key is read whatever else is wrong with it: its `fault`
+        is answered, where a dead letter would leave who asked waiting. Its other fields are then not to be used.
+
+        Only reading is lenient: nobody can construct such a request, or send one.
+        """
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False, include_context=False)
+            wrong = {str(one["loc"][0]) if one["loc"] else "" for one in errors}
+            if not isinstance(obj, Mapping) or wrong & {"model", "idempotency_key"}:
+                raise
+            known = {"model", "idempotency_key", "dataset_digest", "reply_topic"} - wrong
+            event = cls.model_construct(**{name: obj[name] for name in known if name in obj})
+            first = errors[0]
+            event._fault = Fault(place(first["loc"]), first["msg"])
+            return cast(Self, event)
+
+    @property
+    def fault(self) -> Fault | None:
+        return self._fault
 
     @model_validator(mode="after")
     def _one_source(self) -> "TrainingRequested":
-        if (self.dataset_digest is None) == (not self.files):
+        if self.fault is None and (self.dataset_digest is None) == (not self.files):
             raise ValueError("give exactly one of dataset_digest and files")
         return self
 

@@ -1,21 +1,21 @@
 """Events arrive inside the transaction of their effects, so a second delivery changes nothing.
 
-A row says `done`, `dead` or `redriven`. Dead is not done: a redriven dead letter is handled again, once.
+A row says `done`, `dead` or `redriven`. Dead is not done: a redriven dead letter is handled again, once. What can be
+done with the dead is in dead_letters.py.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from shared.db import UnitOfWork
 from shared.envelope import Envelope
-from shared.errors import Conflict, NotFound, Poison
-from shared.outbox import Outgoing, dead_letter, pack_headers, unpack_headers
+from shared.errors import Poison
+from shared.outbox import dead_letter, pack_headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,53 +127,3 @@ async def bury(work: UnitOfWork, service: str, delivery: Delivery, attempts: int
         )
     )
     return True
-
-
-async def dead_letters(work: UnitOfWork, limit: int = 100) -> list[dict[str, Any]]:
-    """The newest dead letters, without their bodies."""
-    query = """SELECT event_id, topic, partition, "offset", type, source, correlationid, attempts, error, handled_at,
-        coalesce(length(body), 0) AS bytes FROM inbox WHERE state = 'dead' ORDER BY handled_at DESC LIMIT %s"""
-    async with (await work.raw()).cursor(row_factory=dict_row) as cursor:
-        return await (await cursor.execute(query, (limit,))).fetchall()
-
-
-async def redrive(work: UnitOfWork, event_id: str) -> str:
-    """Send a dead letter to its topic again, under its own id; returns the topic.
-
-    Other services that handled the event skip it by that id.
-
-    Raises:
-        NotFound: no message with this id died here.
-        Conflict: it was redriven before and has not died again.
-    """
-    take = """UPDATE inbox SET state = 'redriven' WHERE event_id = %s AND state = 'dead'
-        RETURNING topic, key, headers, body, correlationid, causationid, refs"""
-    async with (await work.raw()).cursor(row_factory=dict_row) as cursor:
-        row = await (await cursor.execute(take, (event_id,))).fetchone()
-        if row is None:
-            known = await (await cursor.execute(_KNOWN, (event_id,))).fetchone()
-            if known is None:
-                raise NotFound(
-                    "There is no dead letter with this id here.", "List them: driftwheel dlq list."
-                )
-            raise Conflict(
-                "This event is not dead: it was handled or already redriven.", "Follow it: driftwheel trace."
-            )
-    headers = [(name, value) for name, value in unpack_headers(row["headers"]) if name != "ce_redrivenat"]
-    if not any(name == "ce_id" for name, _ in headers):
-        # A foreign message has no id of its own; without one the copy would be a new event.
-        headers.append(("ce_id", event_id.encode()))
-    headers.append(("ce_redrivenat", datetime.now(UTC).isoformat().encode()))
-    work.send(
-        Outgoing(
-            event_id=event_id,
-            topic=row["topic"],
-            key=row["key"],
-            headers=headers,
-            body=row["body"],
-            correlationid=row["correlationid"],
-            causationid=row["causationid"],
-            refs=row["refs"],
-        )
-    )
-    return str(row["topic"])

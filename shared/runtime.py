@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Annotated, TypeVar
 
 import structlog
@@ -17,22 +18,28 @@ from faststream.kafka import KafkaBroker
 from faststream.specification import AsyncAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from shared import inbox, trace
+from shared import trace
 from shared.auth import Authenticator, Caller, requires
+from shared.backlog import Backlog
 from shared.bus import EVENT_BY_TOPIC, Consumption, Progress, check_topics, make_producer
-from shared.db import Database
+from shared.db import Database, UnitOfWork
 from shared.errors import Invalid
+from shared.event_operations import make_event_operations
 from shared.jobs import Jobs
+from shared.lag import Lag
 from shared.objects import ObjectStore
 from shared.outbox import Relay
-from shared.settings import ServiceSettings
+from shared.pulse import pulse
+from shared.settings import HttpSettings, ServiceSettings
+from shared.spans import REQUESTS, flush
 from shared.telemetry import configure
 from shared.text import Json
 from shared.web import BodyGuard, HttpWork, install_errors
 
 log = structlog.get_logger()
-S = TypeVar("S", bound=ServiceSettings)
+S = TypeVar("S", bound=HttpSettings)
 Background = tuple[str, Callable[[], Awaitable[None]]]
+Waits = Callable[[UnitOfWork, Sequence[str]], Awaitable[list[Json]]]
 PUBLIC_PATHS = (
     "/health/live",
     "/health/ready",
@@ -74,6 +81,7 @@ def make_app(
     store: ObjectStore | None = None,
     ready: Callable[[], Awaitable[list[str]]] | None = None,
     streamed: Collection[str] = (),
+    waits: Waits | None = None,
 ) -> FastAPI:
     """Assemble a service.
 
@@ -82,6 +90,8 @@ def make_app(
         background: named loops that run until cancelled; one that fails is logged and started again.
         ready: further reasons why the service is not ready.
         streamed: paths whose routes bound and read their bodies themselves.
+        waits: what this service waits for in the stories with these correlation ids, each with a `reason` (words) and
+            the `command` that shows more: for "why is it not moving".
     """
     lifecycle = Lifecycle()
     consumption: Consumption = broker.context.get("consumption")
@@ -99,11 +109,16 @@ def make_app(
             found.append(f"database: {type(error).__name__}")
         return [*found, *(await ready() if ready else [])]
 
+    lag = Lag(service, broker, settings)
+    backlog = Backlog(service, db, topics, settings.stalled_after_seconds)
     lifecycle.problems = problems
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_keep("relay", relay.run))]
+        tasks = [
+            asyncio.create_task(_keep(name, loop))
+            for name, loop in (("relay", relay.run), ("lag", lag.run), ("backlog", backlog.run))
+        ]
         if jobs:
             tasks.append(asyncio.create_task(_keep("jobs", jobs.run)))
         tasks += [asyncio.create_task(_keep(name, loop)) for name, loop in background]
@@ -119,17 +134,21 @@ def make_app(
             await asyncio.wait(tasks, timeout=10)
             await db.close()
 
-    app = FastAPI(title=f"Driftwheel {service}", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=f"Driftwheel {service}", lifespan=lifespan, docs_url=None, redoc_url=None, telemetry=REQUESTS
+    )
     app.state.service = service
     app.state.db = db
     app.state.store = store
     app.state.lifecycle = lifecycle
+    app.state.lag = lag
     app.state.authenticator = Authenticator(
         settings.auth_jwks_file, settings.auth_issuer, settings.auth_audience
     )
     app.add_middleware(BodyGuard, limit=settings.max_body_bytes, streamed=frozenset(streamed))
     install_errors(app)
-    app.include_router(_operations(service, lifecycle, broker, progress))
+    app.include_router(_operations(service, lifecycle, broker, progress, lag, waits))
+    app.include_router(make_event_operations(service, broker, settings))
     for router in api:
         app.include_router(router)
     return app
@@ -177,8 +196,15 @@ async def _watch(progress: Progress, lifecycle: Lifecycle) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _operations(service: str, lifecycle: Lifecycle, broker: KafkaBroker, progress: Progress) -> APIRouter:
-    """Probes, metrics, schema, trace and dead letters: the same in every service."""
+def _operations(
+    service: str,
+    lifecycle: Lifecycle,
+    broker: KafkaBroker,
+    progress: Progress,
+    lag: Lag,
+    waits: Waits | None,
+) -> APIRouter:
+    """Probes, metrics, schema and trace: the same in every service."""
     router = APIRouter()
 
     @router.get("/health/live", tags=["operations"])
@@ -203,6 +229,12 @@ def _operations(service: str, lifecycle: Lifecycle, broker: KafkaBroker, progres
     async def asyncapi() -> Json:
         return describe(service, broker)
 
+    @router.get("/pulse", tags=["operations"])
+    async def pulse_now(work: HttpWork, _caller: Annotated[Caller, requires("monitor:read")]) -> Json:
+        reasons = await lifecycle.reasons()
+        behind = {topic: asdict(found) for topic, found in lag.by_topic().items()}
+        return {**await pulse(work, service), "ready": not reasons, "reasons": reasons, "lag": behind}
+
     @router.get("/trace/{any_id:path}", tags=["operations"])
     async def trace_of(
         any_id: str, work: HttpWork, _caller: Annotated[Caller, requires("monitor:read")]
@@ -219,17 +251,9 @@ def _operations(service: str, lifecycle: Lifecycle, broker: KafkaBroker, progres
     ) -> Json:
         """What this service did in the stories `?id=…` (repeatable, at most 50)."""
         ids = [item for item in request.query_params.getlist("id") if "\x00" not in item][:50]
-        return await trace.local_trace(work, service, ids)
-
-    @router.get("/dead-letters", tags=["operations"])
-    async def dead_letters(work: HttpWork, _caller: Annotated[Caller, requires("monitor:read")]) -> Json:
-        return {"dead_letters": await inbox.dead_letters(work)}
-
-    @router.post("/dead-letters/{event_id:path}/redrive", tags=["operations"])
-    async def redrive(event_id: str, work: HttpWork, _caller: Annotated[Caller, requires("admin")]) -> Json:
-        if len(event_id) > 500 or "\x00" in event_id:
-            raise Invalid("That is not an event id.", "List them: driftwheel dlq list.")
-        return {"event_id": event_id, "topic": await inbox.redrive(work, event_id)}
+        told = await trace.local_trace(work, service, ids)
+        behind = {topic: asdict(found) for topic, found in lag.by_topic().items()}
+        return {**told, "lag": behind, "waits": await waits(work, ids) if waits else []}
 
     return router
 
@@ -263,6 +287,7 @@ def run_app(create_app: Callable[[S], FastAPI], settings_type: type[S]) -> None:
         timeout_graceful_shutdown=20,
     )
     uvicorn.Server(config).run()
+    flush()
     os._exit(0)
 
 
@@ -271,6 +296,7 @@ def run_worker(create_worker: Callable[[S], Jobs], settings_type: type[S]) -> No
     settings = settings_type()
     configure(f"{settings.service}-worker", settings.log_level, settings.otlp_endpoint)
     asyncio.run(_worker(create_worker(settings)))
+    flush()
     os._exit(0)
 
 

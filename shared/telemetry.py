@@ -1,20 +1,18 @@
-"""Logs as JSON lines, metrics for Prometheus, trace context in W3C form."""
+"""Logs as JSON lines, and the metrics that every service has. Spans are in spans.py."""
 
 import logging
 import sys
 from typing import Any
 
 import structlog
-from opentelemetry import trace
-from opentelemetry.propagate import extract, inject
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import Counter, Gauge, Histogram
+
+from shared import spans
 
 HANDLED = Counter(
     "driftwheel_events_handled_total", "Events by what became of them.", ["service", "topic", "outcome"]
 )
+OUTCOMES = ("handled", "duplicate", "dead")
 HANDLING_SECONDS = Histogram(
     "driftwheel_event_handling_seconds", "Time from first try to commit.", ["service", "topic"]
 )
@@ -27,10 +25,32 @@ CONSUMER_STOPPED = Gauge(
     "driftwheel_consumer_stopped", "1 when too many messages died in a row.", ["service"]
 )
 CONSUMER_LAG_SECONDS = Gauge(
-    "driftwheel_consumer_lag_seconds", "Age of the oldest unread record.", ["service", "topic"]
+    "driftwheel_consumer_lag_seconds", "Age of the oldest unhandled record.", ["service", "group", "topic"]
+)
+CONSUMER_LAG_MESSAGES = Gauge(
+    "driftwheel_consumer_lag_messages", "Records not yet handled.", ["service", "group", "topic"]
+)
+OUTBOX_REFUSED = Counter(
+    "driftwheel_outbox_refused_total", "Events given up because Kafka never takes them.", ["service"]
+)
+DEAD_LETTERS = Gauge(
+    "driftwheel_dead_letters", "Messages that died and were not redriven.", ["service", "topic"]
+)
+JOBS = Gauge("driftwheel_jobs", "Jobs that wait or run.", ["service", "task", "state"])
+JOB_OLDEST_SECONDS = Gauge(
+    "driftwheel_job_oldest_seconds",
+    "How long the oldest job has been due (waiting) or worked on (running).",
+    ["service", "task", "state"],
 )
 
-tracer = trace.get_tracer("driftwheel")
+
+def _with_trace_id(
+    _logger: Any, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """From any line of a log to its trace."""
+    if trace_id := spans.current_trace_id():
+        event.setdefault("trace_id", trace_id)
+    return event
 
 
 def configure(service: str, level: str, otlp_endpoint: str = "") -> None:
@@ -38,6 +58,7 @@ def configure(service: str, level: str, otlp_endpoint: str = "") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _with_trace_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -49,21 +70,4 @@ def configure(service: str, level: str, otlp_endpoint: str = "") -> None:
     )
     structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(level=max(getattr(logging, level), logging.WARNING), stream=sys.stderr, force=True)
-    provider = TracerProvider(resource=Resource.create({"service.name": f"driftwheel-{service}"}))
-    if otlp_endpoint:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=otlp_endpoint)))
-    trace.set_tracer_provider(provider)
-
-
-def current_traceparent() -> str | None:
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return carrier.get("traceparent")
-
-
-def span(name: str, traceparent: str | None = None, **attributes: str) -> Any:
-    """A span under the given W3C context, or under the current one."""
-    context = extract({"traceparent": traceparent}) if traceparent else None
-    return tracer.start_as_current_span(name, context=context, attributes=attributes)
+    spans.configure(service, otlp_endpoint)

@@ -1,25 +1,32 @@
-"""One causal story from what each service sent and handled: inbox and outbox rows are the record, spans only links."""
+"""One causal story from what each service sent, handled and worked on.
+
+Inbox, outbox and job rows are the record; spans are only links. `local_trace` is one service's part, `merge` is the
+whole: used by the command line and by the console alike.
+"""
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import dict_row
-from rich.console import Group
-from rich.text import Text
-from rich.tree import Tree
 
 from shared.db import UnitOfWork
+from shared.events import CONSUMERS
+from shared.job_history import JOBS_OF
 from shared.text import Json
 
 LIMIT = 2_000
+_KEY_OF_AN_OBJECT = re.compile(r"(?:.*/)?sha256/([0-9a-f]{64})(?:/.*)?")
 _CORRELATIONS = """
 SELECT DISTINCT correlationid FROM (
-    SELECT correlationid, id AS place FROM outbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
+    SELECT correlationid FROM outbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
     UNION ALL
-    SELECT correlationid, "offset" FROM inbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
+    SELECT correlationid FROM inbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
+    UNION ALL
+    SELECT correlationid FROM attempts WHERE key = %(id)s AND correlationid IS NOT NULL
 ) AS found LIMIT 50
 """
 _SENT = """
@@ -30,28 +37,59 @@ _HANDLED = """
 SELECT event_id, topic, type, source, correlationid, causationid, refs, partition, "offset", state, attempts, error,
     recorded_at, received_at, handled_at FROM inbox WHERE correlationid = ANY(%(ids)s) ORDER BY handled_at LIMIT %(limit)s
 """
+_USUAL = """
+SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds FROM (
+    SELECT extract(epoch FROM sent.created_at - cause.handled_at)::float AS seconds
+    FROM outbox AS sent JOIN inbox AS cause ON cause.event_id = sent.causationid
+    WHERE sent.topic = %(topic)s ORDER BY sent.id DESC LIMIT 20
+) AS newest
+"""
+ANSWERS = {
+    "data": ("dataset.ready",),
+    "trainer": ("model.trained",),
+    "evaluator": ("model.evaluated",),
+    "registry": ("model.approved", "model.promoted"),
+    "serving": ("rollout.changed",),
+}
+"""What each service says in answer to another, and how long that takes it is worth knowing."""
+
+
+def searched(any_id: str) -> str:
+    """The id to look for: of an object's key, the digest that names it."""
+    found = _KEY_OF_AN_OBJECT.fullmatch(any_id)
+    return found.group(1) if found else any_id
 
 
 async def correlations(work: UnitOfWork, any_id: str) -> list[str]:
-    """The stories in which an id occurs: of an event, a run, a dataset, a version, an answer, a correlation."""
+    """The stories in which an id occurs: of an event, a run, a dataset, a version, an answer, an object, a correlation."""
     async with (await work.raw()).cursor() as cursor:
-        rows = await (await cursor.execute(_CORRELATIONS, {"id": any_id})).fetchall()
+        rows = await (await cursor.execute(_CORRELATIONS, {"id": searched(any_id)})).fetchall()
     return [row[0] for row in rows]
 
 
 async def local_trace(work: UnitOfWork, service: str, ids: Sequence[str]) -> Json:
-    """What this service sent and handled in the given stories."""
+    """What this service sent, handled and worked on in the given stories, and how long its answers usually take.
+
+    Returns:
+        `sent`, `handled`, `jobs` (rows), `usual` (topic → median `seconds` and `count` of its last 20 answers).
+    """
     async with (await work.raw()).cursor(row_factory=dict_row) as cursor:
-        parameters = {"ids": list(ids), "limit": LIMIT}
-        sent = await (await cursor.execute(_SENT, parameters)).fetchall()
-        handled = await (await cursor.execute(_HANDLED, parameters)).fetchall()
-    for row in sent:
+
+        async def rows(query: str) -> list[Json]:
+            found = await (await cursor.execute(query, {"ids": list(ids), "limit": LIMIT})).fetchall()
+            return [_plain(row) for row in found]
+
+        sent, handled, jobs = await rows(_SENT), await rows(_HANDLED), await rows(JOBS_OF)
+        usual = {}
+        for topic in ANSWERS.get(service, ()):
+            usual[topic] = await (await cursor.execute(_USUAL, {"topic": topic})).fetchone()
+    return {"service": service, "sent": sent, "handled": handled, "jobs": jobs, "usual": usual}
+
+
+def _plain(row: Json) -> Json:
+    if "body" in row:
         row["payload"] = _summary(row.pop("body"))
-    return {
-        "service": service,
-        "sent": [_plain(row) for row in sent],
-        "handled": [_plain(row) for row in handled],
-    }
+    return {name: item.isoformat() if isinstance(item, datetime) else item for name, item in row.items()}
 
 
 def _summary(body: bytes | None) -> Json:
@@ -62,13 +100,13 @@ def _summary(body: bytes | None) -> Json:
     }
 
 
-def _plain(row: Json) -> Json:
-    return {name: item.isoformat() if isinstance(item, datetime) else item for name, item in row.items()}
-
-
 @dataclass(slots=True)
 class Step:
-    """One event: sent once, handled by some."""
+    """One event: sent once, handled by some; `jobs` is the long work it set off.
+
+    A row of `handled` with the state `inferred` or `unknown` stands for a consumer that did not answer: what it
+    caused shows that it handled the event, or nothing does.
+    """
 
     event_id: str
     topic: str
@@ -76,12 +114,28 @@ class Step:
     causationid: str | None = None
     sent: Json = field(default_factory=dict)
     handled: list[Json] = field(default_factory=list)
+    jobs: list[Json] = field(default_factory=list)
     causes: list["Step"] = field(default_factory=list)
 
     @property
     def at(self) -> str:
-        times = [self.sent.get("created_at"), *(row["recorded_at"] for row in self.handled)]
+        times = [self.sent.get("created_at"), *(row.get("recorded_at") for row in self.handled)]
         return min((time for time in times if time), default="")
+
+    @property
+    def payload(self) -> Json:
+        found: Json = self.sent.get("payload", {})
+        return found
+
+    def by(self, service: str) -> Json | None:
+        """How this service handled it, if it did."""
+        return next((row for row in self.handled if row["service"] == service), None)
+
+    def walk(self) -> Iterator["Step"]:
+        """This step and all that followed from it."""
+        yield self
+        for caused in self.causes:
+            yield from caused.walk()
 
     def to_json(self) -> Json:
         return {
@@ -92,13 +146,15 @@ class Step:
             "at": self.at,
             "sent": self.sent,
             "handled": self.handled,
+            "jobs": self.jobs,
             "causes": [step.to_json() for step in self.causes],
         }
 
 
-def merge(parts: Iterable[Json]) -> list[Step]:
+def merge(parts: Iterable[Json], unreachable: Sequence[str] = ()) -> list[Step]:
     """The causal forest of what the services answered: roots first, each followed by what it caused, by time."""
     steps: dict[str, Step] = {}
+    jobs: list[Json] = []
     for part in parts:
         for row in part["sent"]:
             step = steps.setdefault(row["event_id"], Step(row["event_id"], row["topic"]))
@@ -109,9 +165,19 @@ def merge(parts: Iterable[Json]) -> list[Step]:
             if step.source == "?":
                 step.source = row["source"].strip("/")
             step.handled.append({"service": part["service"], **row})
-    ordered = sorted(steps.values(), key=lambda step: (step.at, step.event_id))
+        jobs += [{"service": part["service"], **job} for job in part.get("jobs", ())]
+    for job in jobs:
+        if job["causationid"] in steps:
+            steps[job["causationid"]].jobs.append(job)
+    roots = _forest(steps)
+    for step in steps.values():
+        step.handled += [_inferred(step, name) for name in _silent_consumers(step, unreachable)]
+    return roots
+
+
+def _forest(steps: dict[str, Step]) -> list[Step]:
     roots = []
-    for step in ordered:
+    for step in sorted(steps.values(), key=lambda step: (step.at, step.event_id)):
         parent = steps.get(step.causationid or "")
         if parent is None or parent is step:
             roots.append(step)
@@ -120,59 +186,61 @@ def merge(parts: Iterable[Json]) -> list[Step]:
     return roots
 
 
-def render(roots: Sequence[Step], unreachable: Sequence[str] = ()) -> Group:
-    """The story for a terminal: one line per event, times in milliseconds."""
-    lines: list[Any] = [
-        Text(f"{name} did not answer: its steps may be missing", "yellow") for name in unreachable
-    ]
-    for root in roots:
-        tree = Tree(_line(root), guide_style="dim")
-        _branch(tree, root)
-        lines.append(tree)
-    return Group(*(lines or [Text("Nothing is known of this id.", "dim")]))
+def _silent_consumers(step: Step, unreachable: Sequence[str]) -> list[str]:
+    return [name for name in CONSUMERS.get(step.topic, ()) if name in unreachable and not step.by(name)]
 
 
-def _branch(tree: Tree, step: Step) -> None:
-    """What a step caused; a run's many progress reports are one line."""
-    progress = [caused for caused in step.causes if _is_progress(caused)]
-    for caused in step.causes:
-        if len(progress) > 1 and caused is progress[0]:
-            line = _line(caused)
-            line.append(f"  … {len(progress)} reports until {progress[-1].at[11:19]}", "dim")
-            tree.add(line)
-        elif len(progress) <= 1 or caused not in progress:
-            _branch(tree.add(_line(caused)), caused)
+def _inferred(step: Step, service: str) -> Json:
+    seen = any(caused.source == service for caused in step.causes)
+    return {"service": service, "state": "inferred" if seen else "unknown", "error": None}
 
 
-def _is_progress(step: Step) -> bool:
-    return not step.causes and step.sent.get("payload", {}).get("state") == "progress"
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds between two ISO times; None if one is missing. Clocks of two machines may disagree: never below 0."""
+    if not start or not end:
+        return None
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
 
 
-def _line(step: Step) -> Text:
-    line = Text(f"{step.at[11:23]}  ", "dim")
-    line.append(step.topic, "bold cyan")
-    line.append(f"  {step.source}", "green")
-    payload = step.sent.get("payload", {})
-    told = [
-        str(payload[name])
-        for name in ("state", "verdict", "model_version", "why", "reason")
-        if name in payload
-    ]
-    if told:
-        line.append(f"  {' · '.join(told)[:80]}")
-    if step.sent.get("dead_at"):
-        line.append(f"  never sent: {step.sent['error']}", "red")
-    elif step.sent and not step.sent.get("sent_at"):
-        line.append("  waiting in the outbox", "yellow")
-    for row in step.handled:
-        took = _milliseconds(row["received_at"], row["handled_at"])
-        waited = _milliseconds(row["recorded_at"], row["received_at"])
-        if row["state"] == "done":
-            line.append(f"  → {row['service']} {waited}+{took} ms", "dim")
-        else:
-            line.append(f"  ✖ {row['service']} {row['state']}: {row['error']}"[:160], "red")
-    return line
+def spent(roots: Sequence[Step]) -> dict[str, float]:
+    """Where the time went on the way from the first event to the last one, in seconds.
+
+    `outbox`: until Kafka had the event; `topic`: until its consumer took it; `handling`: until that committed; `queue`:
+    until a worker was free; `training`, `evaluating`, `working`: its work; `waiting`: for traffic, feedback or people.
+    """
+    total = dict.fromkeys(
+        ("outbox", "topic", "handling", "queue", "training", "evaluating", "working", "waiting"), 0.0
+    )
+    last = max((step for root in roots for step in root.walk()), key=lambda step: step.at, default=None)
+    steps = {step.event_id: step for root in roots for step in root.walk()}
+    while last and (cause := steps.get(last.causationid or "")) and cause is not last:
+        for kind, seconds in _hop(cause, last):
+            total[kind] += seconds or 0.0
+        last = cause
+    return total
 
 
-def _milliseconds(start: str, end: str) -> int:
-    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds() * 1_000)
+def _hop(cause: Step, effect: Step) -> Iterator[tuple[str, float | None]]:
+    """From one event to the one it caused, piece by piece."""
+    service = effect.source
+    row = cause.by(service) or {}
+    job = next((job for job in cause.jobs if job["service"] == service), None)
+    yield "outbox", seconds_between(cause.sent.get("created_at"), cause.sent.get("sent_at"))
+    yield "topic", seconds_between(row.get("recorded_at"), row.get("received_at"))
+    yield "handling", seconds_between(row.get("received_at"), row.get("handled_at"))
+    if job is None:
+        yield "waiting", seconds_between(row.get("handled_at"), effect.at)
+        return
+    kind = {"trainer": "training", "evaluator": "evaluating"}.get(service, "working")
+    yield "queue", seconds_between(job["deferred_at"], job["started_at"])
+    yield kind, seconds_between(job["started_at"], min(filter(None, (job["ended_at"], effect.at))))
+
+
+def everything(roots: Sequence[Step], unreachable: Sequence[str] = (), **more: Any) -> Json:
+    """A story as one document."""
+    return {
+        "steps": [step.to_json() for step in roots],
+        "unreachable": list(unreachable),
+        "seconds": {kind: round(seconds, 3) for kind, seconds in spent(roots).items()},
+        **more,
+    }

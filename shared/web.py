@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shared.db import UnitOfWork
 from shared.envelope import request_envelope, strict_json
 from shared.errors import DriftwheelError, Invalid, Poison, TooLarge
+from shared.spans import current_traceparent
 from shared.text import place
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ async def _unit_of_work(request: Request) -> AsyncIterator[UnitOfWork]:
     cause = request_envelope(
         request.app.state.service,
         correlationid=asked if _REQUEST_ID.fullmatch(asked) else None,
-        traceparent=request.headers.get("traceparent"),
+        traceparent=current_traceparent(),
     )
     async with request.app.state.db.unit_of_work(cause) as work:
         yield work

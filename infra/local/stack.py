@@ -78,8 +78,8 @@ class Stack:
         self._held = self._reserve_ports()
         numbers = {name: held.getsockname()[1] for name, held in self._held.items()}
         self.site = Site(self.settings, credentials.load_or_create(self.home / "secrets"), numbers)
-        targets = {name: f"{ports.LOOPBACK}:{numbers[name]}" for name in (*credentials.SERVICES, "engine")}
-        (self.home / "prometheus.yml").write_text(prometheus.config(targets))
+        targets = {name: f"{ports.LOOPBACK}:{numbers[name]}" for name in (*prometheus.SCRAPED, "engine")}
+        (self.home / "prometheus.yml").write_text(prometheus.config(targets, str(prometheus.ALERTS)))
         self._runners: dict[str, Runner] = {}
         self._memory: dict[str, int] = {}
         self._progress: Progress | None = None

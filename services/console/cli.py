@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from services.console.commands import access, answers, datasets, events, models, runs, stack
+from services.console.commands import access, answers, datasets, dlq, events, models, runs, stack, trace
 from services.console.door import Exit, warn
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "This machine": (stack.up, stack.down, stack.status, stack.doctor),
     "Access and policies": (access.token, access.apply),
     "Answers": (answers.chat, answers.feedback),
-    "On call": (events.trace,),
+    "On call": (trace.trace,),
 }
 
 
@@ -41,8 +41,9 @@ def door(
 for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.command("open", rich_help_panel="Access and policies")(access.open_)
 app.add_typer(events.events, name="events", rich_help_panel="On call")
-app.add_typer(events.dlq, name="dlq", rich_help_panel="On call")
+app.add_typer(dlq.app, name="dlq", rich_help_panel="On call")
 app.add_typer(datasets.app, name="datasets", rich_help_panel="The loop")
 app.add_typer(runs.app, name="runs", rich_help_panel="The loop")
 app.add_typer(models.app, name="models", rich_help_panel="The loop")

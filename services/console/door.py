@@ -93,8 +93,8 @@ def signing_key() -> Any:
     return OKPKey.import_key(json.loads(file.read_text())) if file.is_file() else None
 
 
-def token() -> str:
-    """DRIFTWHEEL_TOKEN, or a short-lived one signed with the local stack's key."""
+def token(seconds: float = TOKEN_SECONDS) -> str:
+    """DRIFTWHEEL_TOKEN, or one that lives for `seconds`, signed with the local stack's key."""
     given = os.environ.get("DRIFTWHEEL_TOKEN")
     if given:
         return given
@@ -107,7 +107,7 @@ def token() -> str:
         )
     from shared.auth import SCOPES, mint  # brings FastAPI, which a given token does not need
 
-    return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), TOKEN_SECONDS)
+    return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), seconds)
 
 
 def client(timeout: float = 60) -> httpx2.Client:

@@ -1,5 +1,6 @@
 """Tables for people. What a program should read has `--json`."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.console.door import out
+from services.console.door import Exit, err, fail, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 COLOURS = {
@@ -66,3 +67,19 @@ def when(text: str | None) -> str:
 
 def short(digest: str | None) -> str:
     return (digest or "-")[:12]
+
+
+def confirmed(question: str, yes: bool) -> None:
+    """Ask before something that touches much; where nobody can answer, only --yes will do."""
+    if yes:
+        return
+    if not somebody_is_there():
+        fail(Exit.USAGE, "Nobody is there to be asked.", "Nothing was changed. Say --yes if it is meant.")
+    if not typer.confirm(question, err=True):
+        err.print("nothing was changed", style="dim")
+        raise typer.Exit(int(Exit.FAILED))
+
+
+def somebody_is_there() -> bool:
+    """Whether a question would be read by a person."""
+    return sys.stdin.isatty()

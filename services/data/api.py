@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from services.data.domain import Build, UploadedFile
+from services.data.comparer import Comparer
+from services.data.domain import DATASETS, Build, Provenance, State, UploadedFile
 from services.data.service import DataService
 from services.data.settings import Settings
 from services.data.upload import receive
@@ -26,7 +27,7 @@ class DatasetRequest(Contract):
     format: Name | None = None
 
 
-def make_api(service: DataService, settings: Settings) -> APIRouter:
+def make_api(service: DataService, settings: Settings, comparer: Comparer) -> APIRouter:
     router = APIRouter()
 
     # The body is parsed by `receive`, which bounds it; FastAPI's own form parsing would not.
@@ -68,15 +69,28 @@ def make_api(service: DataService, settings: Settings) -> APIRouter:
         work: HttpWork,
         _caller: Reader,
         model: ModelName | None = None,
+        state: State | None = None,
+        after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Json:
-        return {
-            "datasets": [build_view(build, "rejects") for build in await service.builds(work, model, limit)]
-        }
+        """Newest first; `after` is the last id of the page before."""
+        found = await service.builds(work, model, state, after, limit + 1)
+        page = [build_view(build, "rejects", "lengths") for build in found[:limit]]
+        return {"datasets": page, "has_more": len(found) > limit}
 
     @router.get("/datasets/{any_id}", tags=["datasets"])
     async def dataset(any_id: str, work: HttpWork, _caller: Reader) -> Json:
-        return build_view(await service.build(work, any_id))
+        build = await service.build(work, any_id)
+        return {**build_view(build), **provenance_view(build, await service.provenance(work, build))}
+
+    @router.get("/datasets/{any_id}/diff", tags=["datasets"])
+    async def diff(any_id: str, against: str, work: HttpWork, response: Response, _caller: Reader) -> Json:
+        """What is other than in the dataset `against`; 202 with the state `comparing` while that is found out."""
+        new, old = await service.build(work, any_id), await service.build(work, against)
+        result = await comparer.compare(new, old)
+        response.status_code = 202 if result is None else 200
+        names = {"digest": new.digest, "against": old.digest}
+        return {**names, "state": "comparing"} if result is None else {**names, "state": "done", **result}
 
     return router
 
@@ -97,6 +111,20 @@ def build_view(build: Build, *without: str) -> Json:
     """A build and, once it is ready, the dataset it made (`digest`)."""
     view: Json = build.model_dump(mode="json", exclude={"cause", *without})
     return view
+
+
+def provenance_view(build: Build, provenance: Provenance) -> Json:
+    """Where a build comes from, and where its dataset is: `key` is the prefix of its files in the object store."""
+    drift = provenance.drift
+    return {
+        "key": f"{DATASETS}/sha256/{build.digest}/" if build.digest else None,
+        "sources": [
+            {**file_view(file), "sha256": file.sha256, "created_by": file.created_by}
+            for file in provenance.files
+        ],
+        "drift": drift.model_dump(mode="json", exclude={"model"}) if drift else None,
+        "correlation_id": (build.cause or {}).get("correlationid"),
+    }
 
 
 _FORM: dict[str, Any] = {

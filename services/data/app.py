@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from services.data.api import make_api
 from services.data.builder import Builder
+from services.data.comparer import Comparer
 from services.data.handlers import make_handlers
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
@@ -32,7 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "data", [make_handlers(service)]),
-        api=[make_api(service, settings)],
+        api=[make_api(service, settings, Comparer(db, objects, clock, settings.scratch))],
         jobs=jobs,
         store=objects,
         streamed=("/v1/files",),

@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from services.data import pipeline, sources
 from services.data.domain import DATASETS, UPLOADS, Build, Chosen, Dataset, UploadedFile, choose
+from services.data.lengths import Lengths
 from services.data.pipeline import Tally
 from services.data.rows import SPLITS, Kept, Placed, Reject
 from services.data.service import lacking, upload_key
@@ -144,7 +145,9 @@ class Builder:
         self._tokens = self._tokens or Tokens(self._settings.base_model)
         checks = pipeline.rules(policy, self._tokens)
         kept = pipeline.run(rows, checks, policy.max_own_share, tally, self._settings.max_rows)
-        write(kept, folder)
+        lengths = Lengths(self._tokens)
+        write(lengths.watch(kept), folder)
+        tally.lengths = lengths.view()
 
     async def _publish(self, plan: Plan, tally: Tally, folder: Path) -> Published:
         template = (self._tokens or Tokens(self._settings.base_model)).template
@@ -173,7 +176,7 @@ class Builder:
             return
         build.state, build.detail, build.finished_at = "failed", detail, self._clock.now()
         build.read, build.rows, build.dropped = tally.read, tally.rows, tally.dropped
-        build.parents = list(plan.parents)
+        build.parents, build.lengths = list(plan.parents), tally.lengths
         build.rejects = [reject._asdict() for reject in tally.rejects]
         if published:
             build.state, build.digest = "ready", published.digest

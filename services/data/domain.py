@@ -98,6 +98,7 @@ class Build(Table, table=True):
         UniqueConstraint("drift_id", name="build_drift"),
         Index("build_model", "model", "created_at"),
         Index("build_digest", "digest"),
+        Index("build_newest", "created_at", "id"),
     )
     id: str = Field(primary_key=True)
     model: str
@@ -114,6 +115,7 @@ class Build(Table, table=True):
     read: int = 0
     dropped: dict[str, int] = Field(default_factory=dict, sa_type=JSONB)
     rejects: list[dict[str, str]] = Field(default_factory=list, sa_type=JSONB)
+    lengths: dict[str, Any] = Field(default_factory=dict, sa_type=JSONB)
     cause: dict[str, Any] | None = Field(default=None, sa_type=JSONB)
     created_by: str
     created_at: datetime = Field(sa_type=DateTime(timezone=True))
@@ -134,6 +136,22 @@ class Used(Table, table=True):
 
     digest: str = Field(primary_key=True)
     feedback_id: str = Field(primary_key=True)
+
+
+class Comparison(Table, table=True):
+    """What differs between two datasets: both are named by their content, so it is found out once."""
+
+    digest: str = Field(primary_key=True)
+    against: str = Field(primary_key=True)
+    result: dict[str, Any] = Field(sa_type=JSONB)
+    created_at: datetime = Field(sa_type=DateTime(timezone=True))
+
+
+class Provenance(NamedTuple):
+    """What a build was made from and because of."""
+
+    files: Sequence[UploadedFile]
+    drift: Drift | None
 
 
 class Labelled(NamedTuple):

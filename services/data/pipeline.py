@@ -14,6 +14,7 @@ from services.data.rows import SPLITS, Kept, Placed, Reason, Record, Reject, Row
 from services.data.rows import excerpt as excerpt_of
 from shared.errors import Invalid
 from shared.policy import DataPolicy
+from shared.text import Json
 
 Check = Callable[[Sequence[Turn]], Reason | None]
 _SAMPLES = 10
@@ -44,6 +45,8 @@ class Tally:
     rejects: list[Reject] = field(default_factory=list)
     answers: set[str] = field(default_factory=set)
     """The first few different answers."""
+    lengths: Json = field(default_factory=dict)
+    """Histograms of the kept rows, once all were seen: `services.data.lengths`."""
 
     def keep(self, kept: Kept) -> None:
         self.rows[kept.split] += 1

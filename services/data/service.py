@@ -15,6 +15,7 @@ from services.data.domain import (
     Drift,
     Feedback,
     Prediction,
+    Provenance,
     UploadedFile,
     missing,
     usable,
@@ -96,8 +97,12 @@ class DataService:
         await self._queue(work, build)
         return build
 
-    async def builds(self, work: UnitOfWork, model: str | None, limit: int) -> Sequence[Build]:
-        return await Store(work.session).builds(model, limit)
+    async def builds(
+        self, work: UnitOfWork, model: str | None, state: str | None, after: str | None, limit: int
+    ) -> Sequence[Build]:
+        """Newest first; `after` is the last id of the page before."""
+        start = await self.build(work, after) if after else None
+        return await Store(work.session).builds(model, state, start, limit)
 
     async def build(self, work: UnitOfWork, any_id: str) -> Build:
         """By the id of a build, or the digest of the dataset it made."""
@@ -110,6 +115,11 @@ class DataService:
         if found is None:
             raise NotFound("There is no such dataset or build.", "List them: driftwheel datasets list")
         return found
+
+    async def provenance(self, work: UnitOfWork, build: Build) -> Provenance:
+        store = Store(work.session)
+        drift = await store.drift(build.drift_id) if build.drift_id else None
+        return Provenance(await store.files_of(build), drift)
 
     async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
         store = Store(work.session)

@@ -5,12 +5,14 @@ from typing import Any
 
 from sqlalchemy import func, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import defer
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.data.domain import (
     Build,
     Champion,
+    Comparison,
     Dataset,
     Declared,
     Drift,
@@ -47,7 +49,7 @@ class Store:
     def add(self, row: UploadedFile | Build) -> None:
         self._session.add(row)
 
-    async def add_once(self, row: Prediction | Feedback | Drift | Dataset) -> bool:
+    async def add_once(self, row: Prediction | Feedback | Drift | Dataset | Comparison) -> bool:
         """False if a row with this key exists; it stays as it is."""
         statement = insert(type(row)).values(**row.model_dump()).on_conflict_do_nothing().returning(text("1"))
         return (await self._session.execute(statement)).scalar() is not None
@@ -123,9 +125,32 @@ class Store:
         query = select(Build).where(Build.digest == digest).order_by(col(Build.finished_at)).limit(1)
         return (await self._session.exec(query)).first()
 
-    async def builds(self, model: str | None, limit: int) -> Sequence[Build]:
-        query = select(Build).order_by(col(Build.created_at).desc()).limit(limit)
-        return (await self._session.exec(query.where(Build.model == model) if model else query)).all()
+    async def builds(
+        self, model: str | None, state: str | None, after: Build | None, limit: int
+    ) -> Sequence[Build]:
+        """A page of builds, newest first, following `after`; without what only one build's page shows."""
+        place = (col(Build.created_at), col(Build.id))
+        query = select(Build).order_by(*(part.desc() for part in place)).limit(limit)
+        query = query.options(*(defer(getattr(Build, name)) for name in ("rejects", "lengths", "cause")))
+        if model:
+            query = query.where(Build.model == model)
+        if state:
+            query = query.where(Build.state == state)
+        if after is not None:
+            query = query.where(tuple_(*place) < (after.created_at, after.id))
+        return (await self._session.exec(query)).all()
+
+    async def files_of(self, build: Build) -> Sequence[UploadedFile]:
+        """In the order of the build."""
+        query = select(UploadedFile).where(col(UploadedFile.id).in_(build.files))
+        found = {file.id: file for file in (await self._session.exec(query)).all()}
+        return [found[file_id] for file_id in build.files if file_id in found]
+
+    async def drift(self, drift_id: str) -> Drift | None:
+        return await self._session.get(Drift, drift_id)
+
+    async def comparison(self, digest: str, against: str) -> Comparison | None:
+        return await self._session.get(Comparison, (digest, against))
 
     async def generation(self, model: str, digests: Collection[str]) -> int:
         """The highest generation among these datasets of a model; 0 when none is known."""

@@ -1,12 +1,13 @@
-"""HTTP edge: evaluations, newest first."""
+"""HTTP edge: evaluations, newest first, and what was answered in them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict
 
-from services.evaluator.domain import State
+from services.evaluator.domain import Difference, Kept, Split, State
+from services.evaluator.reading import AnswerReader, Change
 from services.evaluator.service import EvaluatorService
 from shared.auth import Caller, requires
 from shared.events import ObjectRef, Score, Verdict
@@ -14,10 +15,11 @@ from shared.text import Identifier, ModelName
 from shared.web import HttpWork
 
 Reader = Annotated[Caller, requires("eval:read")]
+_MOST_ROWS = 100_000
 
 
 class EvaluationView(BaseModel):
-    """One evaluation. `report` names the object with samples and golden answers."""
+    """One evaluation. `report` names the object with samples and golden answers, `answers` those with every row."""
 
     model_config = ConfigDict(from_attributes=True)
     id: str
@@ -33,6 +35,8 @@ class EvaluationView(BaseModel):
     verdict: str | None
     verdicts: list[Verdict]
     scores: list[Score]
+    differences: list[Difference]
+    answers: dict[Split, Kept]
     report: ObjectRef | None
     created_at: datetime
     started_at: datetime | None
@@ -43,7 +47,47 @@ class EvaluationList(BaseModel):
     evaluations: list[EvaluationView]
 
 
-def make_api(service: EvaluatorService) -> APIRouter:
+class GateView(BaseModel):
+    gate: str
+    verdict: Literal["pass", "fail", "insufficient"]
+
+
+class EvaluationSummary(BaseModel):
+    """One evaluation in a list; `candidate` and `champion` are their exact match on the test split."""
+
+    id: str
+    model: str
+    run_id: str
+    adapter_digest: str
+    dataset_digest: str
+    champion_version: int | None
+    drift_id: str | None
+    state: State
+    reason: str
+    verdict: str | None
+    gates: list[GateView]
+    candidate: Score | None
+    champion: Score | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class EvaluationSummaries(BaseModel):
+    evaluations: list[EvaluationSummary]
+
+
+class AnswerPage(BaseModel):
+    """Rows with the answer of every subject, as `answers.py` writes them, and how many there are of each kind."""
+
+    evaluation_id: str
+    split: Split
+    kept: Kept
+    answers: list[dict[str, Any]]
+    has_more: bool
+
+
+def make_api(service: EvaluatorService, reader: AnswerReader) -> APIRouter:
     router = APIRouter(tags=["evaluations"])
 
     @router.get("/evaluations")
@@ -51,13 +95,36 @@ def make_api(service: EvaluatorService) -> APIRouter:
         work: HttpWork,
         _caller: Reader,
         model: ModelName | None = None,
+        after: Identifier | None = None,
+        summary: bool = False,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-    ) -> EvaluationList:
-        found = await service.evaluations(work, model, limit)
+    ) -> EvaluationList | EvaluationSummaries:
+        """Newest first; `after` is the last id of the page before. `summary` leaves out what only details need."""
+        if summary:
+            rows = await service.summaries(work, model, after, limit)
+            return EvaluationSummaries(evaluations=[EvaluationSummary.model_validate(row) for row in rows])
+        found = await service.evaluations(work, model, after, limit)
         return EvaluationList(evaluations=[EvaluationView.model_validate(one) for one in found])
 
     @router.get("/evaluations/{evaluation_id}")
     async def evaluation(evaluation_id: Identifier, work: HttpWork, _caller: Reader) -> EvaluationView:
         return EvaluationView.model_validate(await service.evaluation(work, evaluation_id))
+
+    @router.get("/evaluations/{evaluation_id}/answers")
+    async def answers(
+        evaluation_id: Identifier,
+        work: HttpWork,
+        _caller: Reader,
+        split: Split = "test",
+        change: Change | None = None,
+        after: Annotated[int, Query(ge=-1, le=_MOST_ROWS)] = -1,
+        limit: Annotated[int, Query(ge=1, le=200)] = 20,
+    ) -> AnswerPage:
+        """Regressions first, then improvements, then the rest; `after` is the last position of the page before."""
+        one = await service.evaluation(work, evaluation_id)
+        page = await reader.page(one, split, change, after, limit)
+        return AnswerPage(
+            evaluation_id=one.id, split=split, kept=page.kept, answers=page.answers, has_more=page.more
+        )
 
     return router

@@ -4,23 +4,29 @@ from fastapi import FastAPI
 
 from services.evaluator.api import make_api
 from services.evaluator.handlers import make_handlers
+from services.evaluator.reading import AnswerReader
 from services.evaluator.service import EvaluatorService
 from services.evaluator.settings import Settings
 from shared.bus import make_broker
 from shared.clock import SystemClock
 from shared.db import Database
+from shared.objects import S3Objects
 from shared.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:
     db = Database("evaluator", settings.database_url.get_secret_value())
+    objects = S3Objects(
+        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
+    )
     service = EvaluatorService(SystemClock())
     return make_app(
         service="evaluator",
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "evaluator", [make_handlers(service)]),
-        api=[make_api(service)],
+        api=[make_api(service, AnswerReader(objects))],
+        store=objects,
     )
 
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from services.evaluator.domain import Difference, Split
 from services.evaluator.intervals import Estimate, difference, estimate, resamples
 from services.evaluator.metrics import METRICS, Answered, Metric
 from shared.events import Score, Subject, Verdict
 from shared.policy import Gate
 
-Split = Literal["test", "champion_test"]
 _DIGITS = 12
 """Values are rounded before they are compared: 60 % is 10 points more than 50 %, though 0.6 - 0.5 < 0.1 in floats."""
 
@@ -130,6 +130,29 @@ def scores(measured: Measured) -> list[Score]:
                         low=one.low,
                         high=one.high,
                         n=one.n,
+                    )
+                )
+    return found
+
+
+def differences(measured: Measured) -> list[Difference]:
+    """Every metric of the candidate minus that of every other subject, where both answered the same rows."""
+    found: list[Difference] = []
+    for place, answered in measured.items():
+        candidate = measured.get(Place("candidate", place.split), ())
+        if place.subject == "candidate" or len(candidate) != len(answered):
+            continue
+        draws = resamples(len(answered))
+        for name, metric in METRICS.items():
+            one = difference(metric, metric.statistics(candidate), metric.statistics(answered), draws)
+            if one and all(math.isfinite(number) for number in one[:3]):
+                found.append(
+                    Difference(
+                        versus=place.subject,
+                        split=place.split,
+                        metric=name,
+                        higher_is_better=metric.higher_is_better,
+                        **one._asdict(),
                     )
                 )
     return found

@@ -4,14 +4,15 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import structlog
 
 from services.evaluator import gates, report, rows
-from services.evaluator.domain import ENDED, Champion, Evaluation
+from services.evaluator.answers import AnswerSheet, sheets
+from services.evaluator.domain import ENDED, Champion, Difference, Evaluation, Split
 from services.evaluator.gates import Place
 from services.evaluator.outputs import BUCKET
 from services.evaluator.report import Answers
@@ -65,6 +66,8 @@ class Outcome:
     verdicts: Sequence[Verdict]
     scores: Sequence[Score]
     document: Json
+    differences: Sequence[Difference] = ()
+    sheets: Mapping[Split, AnswerSheet] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -134,8 +137,10 @@ class Evaluator:
         verdicts = [gates.judge(gate, measured, champion=champion, min_rows=least) for gate in plan.gates]
         verdicts += gates.telling(golden, measured)
         scores, verdict = gates.scores(measured), gates.overall(verdicts)
-        document = report.build(plan.about(), answers, scores, verdicts, verdict, golden)
-        return Outcome(verdict, verdicts, scores, document)
+        differences, found = gates.differences(measured), sheets(answers)
+        kept = {split: sheet.kept for split, sheet in found.items()}
+        document = report.build(plan.about(), answers, scores, verdicts, verdict, golden, differences, kept)
+        return Outcome(verdict, verdicts, scores, document, differences, found)
 
     async def _answers(self, attempt: Attempt, plan: Plan, folder: Path) -> Mapping[Place, Answers]:
         speakers, exams = await self._materials(plan, folder)
@@ -180,7 +185,9 @@ class Evaluator:
         outcome: Outcome,
         state: Literal["done", "failed"] = "done",
     ) -> None:
-        """Publish the report, then end the evaluation and announce it in one transaction."""
+        """Publish the answers and the report, then end the evaluation and announce it in one transaction."""
+        for sheet in outcome.sheets.values():
+            await self._objects.create(sheet.kept.bucket, sheet.kept.key, sheet.data)
         data = report.encode(outcome.document)
         digest = hashlib.sha256(data).hexdigest()
         ref = ObjectRef(bucket=BUCKET, key=object_key(digest, "report.json"), sha256=digest)
@@ -202,6 +209,8 @@ class Evaluator:
         one.scores = [score.model_dump(mode="json") for score in outcome.scores]
         one.verdicts = [verdict.model_dump(mode="json") for verdict in outcome.verdicts]
         one.report = ref.model_dump(mode="json")
+        one.differences = [difference.model_dump(mode="json") for difference in outcome.differences]
+        one.answers = {split: sheet.kept.model_dump(mode="json") for split, sheet in outcome.sheets.items()}
 
 
 def _exam(dataset: Path, digest: str, limits: Generation) -> Exam:

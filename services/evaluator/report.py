@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from services.evaluator.gates import Measured, Place, Split
+from services.evaluator.domain import Difference, Kept, Split
+from services.evaluator.gates import Measured, Place
 from services.evaluator.metrics import METRICS, Answered, Floats
 from services.evaluator.outputs import Outputs
 from services.evaluator.rows import Row
@@ -19,7 +20,7 @@ from shared.text import Json
 
 SAMPLES = 20
 GOLDEN = 8
-_RIVALS: Mapping[Split, Sequence[Subject]] = {
+RIVALS: Mapping[Split, Sequence[Subject]] = {
     "test": ("champion", "few_shot", "base"),
     "champion_test": ("champion",),
 }
@@ -47,8 +48,10 @@ def build(
     verdicts: Sequence[Verdict],
     verdict: str,
     golden: Sequence[Json],
+    differences: Sequence[Difference] = (),
+    kept: Mapping[Split, Kept] | None = None,
 ) -> Json:
-    """`about` says what was compared and how; the rest is what came out."""
+    """`about` says what was compared and how; the rest is what came out. `kept` names where all answers are."""
     return {
         **about,
         "metrics": {name: metric.signature for name, metric in METRICS.items()},
@@ -56,7 +59,9 @@ def build(
         "verdict": verdict,
         "verdicts": [one.model_dump(mode="json") for one in verdicts],
         "scores": [one.model_dump(mode="json") for one in scores],
-        "samples": {split: samples(answers, split) for split in _RIVALS},
+        "differences": [one.model_dump(mode="json") for one in differences],
+        "answers": {split: one.model_dump(mode="json") for split, one in (kept or {}).items()},
+        "samples": {split: samples(answers, split) for split in RIVALS},
         "golden": list(golden),
     }
 
@@ -72,12 +77,12 @@ def samples(answers: Mapping[Place, Answers], split: Split) -> list[Json]:
 
     The rival is the champion, or without one the few-shot base, or the base. Worse: a lower mean of exact match and token F1.
     """
-    found = {place.subject: one for place, one in answers.items() if place.split == split}
+    found = of_split(answers, split)
     if "candidate" not in found:
         return []
     rows = found["candidate"].rows
-    rival: Subject = next((name for name in _RIVALS[split] if name in found), "candidate")
-    change = np.subtract(_quality(found["candidate"]), _quality(found[rival]))
+    rival = rival_of(found, split)
+    change = np.subtract(quality(found["candidate"].answered()), quality(found[rival].answered()))
     worst = np.lexsort((np.arange(len(rows)), change))[:SAMPLES]
     return [
         {
@@ -92,8 +97,17 @@ def samples(answers: Mapping[Place, Answers], split: Split) -> list[Json]:
     ]
 
 
-def _quality(answers: Answers) -> Floats:
-    answered = answers.answered()
+def of_split(answers: Mapping[Place, Answers], split: Split) -> dict[Subject, Answers]:
+    return {place.subject: one for place, one in answers.items() if place.split == split}
+
+
+def rival_of(found: Mapping[Subject, Answers], split: Split) -> Subject:
+    """Whom the candidate is compared with, row by row; itself if nobody else answered."""
+    return next((name for name in RIVALS[split] if name in found), "candidate")
+
+
+def quality(answered: Sequence[Answered]) -> Floats:
+    """Mean of exact match and token F1, per row."""
     value: Floats = (METRICS["token_f1"].per_row(answered) + METRICS["exact_match"].per_row(answered)) / 2
     return value
 

@@ -10,6 +10,7 @@ from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.errors import NotFound
 from shared.events import ModelDeclared, ModelPromoted, ModelTrained
+from shared.text import Json
 
 log = structlog.get_logger()
 
@@ -65,8 +66,19 @@ class EvaluatorService:
             raise NotFound("There is no such evaluation.", "List them: GET /evaluations.")
         return found
 
-    async def evaluations(self, work: UnitOfWork, model: str | None, limit: int) -> Sequence[Evaluation]:
-        return await Store(work.session).evaluations(model, limit)
+    async def evaluations(
+        self, work: UnitOfWork, model: str | None, after: str | None, limit: int
+    ) -> Sequence[Evaluation]:
+        """Newest first. Raises NotFound if there is no evaluation `after`."""
+        last = await self.evaluation(work, after) if after else None
+        return await Store(work.session).evaluations(model, last, limit)
+
+    async def summaries(
+        self, work: UnitOfWork, model: str | None, after: str | None, limit: int
+    ) -> list[Json]:
+        """As `evaluations`, for lists. Raises NotFound likewise."""
+        last = await self.evaluation(work, after) if after else None
+        return await Store(work.session).summaries(model, last, limit)
 
 
 async def queue(work: UnitOfWork, wanted: Evaluation, champion: Champion | None) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.evaluator.domain import Champion, Declared, Evaluation
+from shared.text import Json
 
 
 class Store:
@@ -50,9 +51,37 @@ class Store:
     async def evaluation(self, evaluation_id: str) -> Evaluation | None:
         return await self._session.get(Evaluation, evaluation_id)
 
-    async def evaluations(self, model: str | None, limit: int) -> Sequence[Evaluation]:
-        """Newest first."""
-        query = (
-            select(Evaluation).order_by(col(Evaluation.created_at).desc(), col(Evaluation.id)).limit(limit)
-        )
-        return (await self._session.exec(query.where(Evaluation.model == model) if model else query)).all()
+    async def evaluations(
+        self, model: str | None, after: Evaluation | None, limit: int
+    ) -> Sequence[Evaluation]:
+        """Newest first, from behind `after` on."""
+        query = select(Evaluation).order_by(col(Evaluation.created_at).desc(), col(Evaluation.id).desc())
+        if model:
+            query = query.where(Evaluation.model == model)
+        if after:
+            query = query.where(
+                tuple_(col(Evaluation.created_at), col(Evaluation.id)) < (after.created_at, after.id)
+            )
+        return (await self._session.exec(query.limit(limit))).all()
+
+    async def summaries(self, model: str | None, after: Evaluation | None, limit: int) -> list[Json]:
+        """As `evaluations`, without the documents: the gates by name and verdict, and exact match on the test split."""
+        where = ["model = :model"] if model else []
+        where += ["(created_at, id) < (:at, :id)"] if after else []
+        query = _SUMMARY.format(where=f"WHERE {' AND '.join(where)}" if where else "")
+        values: Json = {"model": model, "limit": limit}
+        if after:
+            values |= {"at": after.created_at, "id": after.id}
+        found = await self._session.execute(text(query), values)
+        return [dict(row) for row in found.mappings()]
+
+
+_SUMMARY = """
+SELECT id, model, run_id, adapter_digest, dataset_digest, champion_version, drift_id, state, left(reason, 400) AS reason,
+       verdict, created_at, started_at, finished_at,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('gate', v->'gate', 'verdict', v->'verdict')), '[]')
+          FROM jsonb_array_elements(verdicts) AS v) AS gates,
+       jsonb_path_query_first(scores, '$[*] ? (@.subject == "candidate" && {headline})') AS candidate,
+       jsonb_path_query_first(scores, '$[*] ? (@.subject == "champion" && {headline})') AS champion
+FROM evaluation {{where}} ORDER BY created_at DESC, id DESC LIMIT :limit
+""".format(headline='@.split == "test" && @.metric == "exact_match"')

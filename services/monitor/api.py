@@ -1,11 +1,13 @@
-"""HTTP edge of the monitor: windows, verdicts, versions and reports, all read-only."""
+"""HTTP edge of the monitor: models, windows, verdicts, versions and reports, all read-only."""
 
+import json
 from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from services.monitor.domain import REPORTS, Window
+from services.monitor.domain import REPORTS, Drift, Promotion, Watched, Window
+from services.monitor.evidence import interval
 from services.monitor.store import Store
 from shared.auth import Caller, requires
 from shared.clock import Clock
@@ -28,28 +30,46 @@ _HARMLESS = {
 def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
     router = APIRouter()
 
+    @router.get("/watched")
+    async def watched(work: HttpWork, _caller: Reader, model: ModelName | None = None) -> Json:
+        """Declared models: what counts as drift, what holds a retraining, and who serves with which promise."""
+        return {"watched": [watched_view(*pair) for pair in await Store(work).all_watched(model)]}
+
     @router.get("/windows")
-    async def windows(model: ModelName, work: HttpWork, _caller: Reader, limit: Limit = 50) -> Json:
-        """The newest windows of a model."""
-        return {"windows": [_window(row) for row in await Store(work).windows(model, limit)]}
+    async def windows(
+        work: HttpWork,
+        _caller: Reader,
+        model: ModelName | None = None,
+        after: Identifier | None = None,
+        limit: Limit = 50,
+    ) -> Json:
+        """The newest windows; `after` is the last id of the page before."""
+        last = await _known(work, after) if after else None
+        found = await Store(work).windows(model, limit + 1, last)
+        return {"windows": [window_view(row) for row in found[:limit]], "has_more": len(found) > limit}
 
     @router.get("/windows/{window_id}")
     async def window(window_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
-        return _window(await _known(work, window_id))
+        return window_view(await _known(work, window_id))
 
     @router.get("/drifts")
     async def drifts(
-        work: HttpWork, _caller: Reader, model: ModelName | None = None, limit: Limit = 50
+        work: HttpWork,
+        _caller: Reader,
+        model: ModelName | None = None,
+        window: Annotated[list[Identifier] | None, Query(max_length=500)] = None,
+        after: Identifier | None = None,
+        limit: Limit = 50,
     ) -> Json:
-        """The newest verdicts, with where each retraining stands."""
-        return {"drifts": [row.model_dump(mode="json") for row in await Store(work).drifts(model, limit)]}
+        """The newest verdicts, with where each retraining stands; `window` may be given more than once."""
+        last = await _announced(work, after) if after else None
+        found = await Store(work).drifts(model, limit + 1, last, window)
+        return {"drifts": [drift_view(row) for row in found[:limit]], "has_more": len(found) > limit}
 
     @router.get("/drifts/{drift_id}")
     async def drift(drift_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
-        row = await Store(work).drift(drift_id)
-        if row is None:
-            raise NotFound("There is no such drift.", "List them: GET /drifts.")
-        return {**row.model_dump(mode="json"), "window": _window(await _known(work, row.window_id))}
+        row = await _announced(work, drift_id)
+        return {**drift_view(row), "window": window_view(await _known(work, row.window_id))}
 
     @router.get("/health-of-versions")
     async def health_of_versions(
@@ -63,6 +83,8 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         for version in versions:
             version["promised"] = promised.get(version["model_version"])
             version["error_rate"] = version["errors"] / version["answers"]
+            version["error_interval"] = _interval(version["error_rate"], version["answers"])
+            version["score_interval"] = _interval(version["mean_score"], version["scored"])
         return {
             "model": model,
             "champion": champion.model_version if champion else None,
@@ -80,7 +102,23 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         attachment = {"content-disposition": f'attachment; filename="{row.id}.html"'}
         return Response(page, media_type="text/html; charset=utf-8", headers={**_HARMLESS, **attachment})
 
+    @router.get("/reports/{window_id}.json")
+    async def numbers(window_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
+        """What the detector measured on a window, and the words that tell it from the training set."""
+        row = await _known(work, window_id)
+        if row.report_sha256 is None:
+            raise NotFound("This window was not measured.", f"Why: GET /windows/{window_id}.")
+        document: Json = json.loads(await objects.get(REPORTS, row.report_key))
+        return document
+
     return router
+
+
+async def _announced(work: HttpWork, drift_id: str) -> Drift:
+    row = await Store(work).drift(drift_id)
+    if row is None:
+        raise NotFound("There is no such drift.", "List them: GET /drifts.")
+    return row
 
 
 async def _known(work: HttpWork, window_id: str) -> Window:
@@ -90,6 +128,26 @@ async def _known(work: HttpWork, window_id: str) -> Window:
     return row
 
 
-def _window(row: Window) -> Json:
+def _interval(mean: float | None, n: int) -> Json | None:
+    """95 %."""
+    found = interval(mean, n)
+    return found._asdict() if found else None
+
+
+def window_view(row: Window) -> Json:
     page = f"/reports/{row.id}.html" if row.has_page else None
-    return {**row.model_dump(mode="json", exclude={"feedback_seen", "has_page"}), "page": page}
+    view = row.model_dump(mode="json", exclude={"feedback_seen", "has_page"})
+    return {**view, "score_interval": _interval(row.mean_score, row.scored), "page": page}
+
+
+def drift_view(row: Drift) -> Json:
+    return {**row.model_dump(mode="json"), "state": row.state}
+
+
+def watched_view(row: Watched, champion: Promotion | None) -> Json:
+    return {
+        **row.model_dump(mode="json"),
+        "champion": champion.model_version if champion else None,
+        "promised": champion.quality if champion else None,
+        "promoted_at": champion.promoted_at.isoformat() if champion else None,
+    }

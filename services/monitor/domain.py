@@ -12,6 +12,7 @@ from shared.policy import DriftPolicy, RetrainGovernor
 
 Verdict = Literal["none", "watch", "label", "retrain"]
 WindowState = Literal["measuring", "measured", "failed"]
+DriftState = Literal["announced", "waiting", "running", "ended"]
 
 DATASETS, PREDICTIONS, REPORTS = "datasets", "predictions", "reports"
 
@@ -92,12 +93,14 @@ class Feedback(Table, table=True):
         UniqueConstraint("feedback_id"),
         Index("feedback_answer", "answer_id"),
         Index("feedback_newest", "model", "id"),
+        Index("feedback_corrected", "model", "seen_at", postgresql_where=text("corrected")),
     )
     id: int = _arrival()
     feedback_id: str
     answer_id: str
     model: str
     score: float
+    corrected: bool = Field(default=False, description="It said what the answer should have been.")
     seen_at: datetime = _time()
 
 
@@ -125,6 +128,8 @@ class Window(Table, table=True):
     __table_args__ = (
         Index("window_model", "model", "sequence", "last_id"),
         Index("window_open", "model", unique=True, postgresql_where=text("state = 'measuring'")),
+        Index("window_newest", "opened_at", "id"),
+        Index("window_newest_of_model", "model", "opened_at", "id"),
     )
     id: str = Field(primary_key=True)
     model: str
@@ -147,6 +152,7 @@ class Window(Table, table=True):
     alarmed: bool = False
     scored: int = 0
     mean_score: float | None = None
+    corrected: int = 0
     feedback_seen: int = Field(default=-1, sa_type=BigInteger)
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSONB)
     notes: list[str] = Field(default_factory=list, sa_type=JSONB)
@@ -165,11 +171,15 @@ class Window(Table, table=True):
 
 
 class Drift(Table, table=True):
-    """A verdict that was announced. For `retrain`, also the flight it started: stage, end, outcome."""
+    """A verdict that was announced. For `retrain`, also the flight it started: stage, end, outcome.
+
+    `dataset_digest`, `run_id` and `new_version` are what the flight has made so far.
+    """
 
     __table_args__ = (
         UniqueConstraint("window_id", "verdict"),
-        Index("drift_model", "model", "announced_at"),
+        Index("drift_model", "model", "announced_at", "id"),
+        Index("drift_newest", "announced_at", "id"),
     )
     id: str = Field(primary_key=True)
     model: str
@@ -182,7 +192,23 @@ class Drift(Table, table=True):
     stage: str = ""
     ended_at: datetime | None = _maybe_time()
     outcome: str = ""
+    dataset_digest: str | None = None
+    run_id: str | None = None
+    new_version: int | None = None
 
     @property
     def in_flight(self) -> bool:
         return self.verdict == "retrain" and self.ended_at is None
+
+    @property
+    def waiting(self) -> bool:
+        """In flight, and no training has begun: its dataset is not there yet."""
+        return self.in_flight and self.run_id is None and self.new_version is None
+
+    @property
+    def state(self) -> DriftState:
+        if self.verdict != "retrain":
+            return "announced"
+        if self.ended_at is not None:
+            return "ended"
+        return "waiting" if self.waiting else "running"

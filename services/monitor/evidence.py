@@ -1,11 +1,14 @@
 """Measured numbers become facts: each with its bar, and with its own answer when there is too little to say."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared.events import Evidence
 from shared.policy import DriftPolicy
 
+_Z95 = 1.959964  # 97.5th percentile of the standard normal distribution
 _ROUNDING = 1e-9  # 0.8 - 0.65 is a little more than 0.15
 
 
@@ -26,6 +29,7 @@ class Traffic:
     latency_p99_ms: float | None
     scored: int
     mean_score: float | None
+    corrected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,21 @@ def weigh(drift: Drift | None, traffic: Traffic, promised: float | None, rule: D
     alarmed = any(item.exceeded for item in items if item.name in {"error_rate", "latency_p99_ms"})
     drifted = None if drift is None else items[0].exceeded
     return Facts(drifted, hurt, alarmed, tuple(items))
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def interval(mean: float | None, n: int) -> Interval | None:
+    """Wilson's 95 % bounds of the mean of `n` values in [0, 1]; a score varies at most as much as a coin."""
+    if mean is None or n == 0:
+        return None
+    squared = _Z95 * _Z95 / n
+    centre = mean + squared / 2
+    spread = _Z95 * math.sqrt(mean * (1 - mean) / n + squared / (4 * n))
+    return Interval(max(0.0, (centre - spread) / (1 + squared)), min(1.0, (centre + spread) / (1 + squared)))
 
 
 def severity(evidence: Sequence[Evidence]) -> float:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from services.monitor.domain import PREDICTIONS, Feedback, Prediction, Promotion, Rollout, Watched
+from services.monitor.flights import Flights
 from services.monitor.store import Store
 from shared.clock import Clock
 from shared.db import UnitOfWork
@@ -61,13 +62,16 @@ class MonitorService:
                 answer_id=event.answer_id,
                 model=event.model,
                 score=event.score,
+                corrected=event.corrected is not None,
                 seen_at=self._clock.now(),
             )
         )
 
     async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
+        """The version serves from now on; flights that still wait for their dataset were for what it replaced."""
         store = Store(work)
-        await store.add_once(
+        serving = await store.champion(event.model)
+        new = await store.add_once(
             Promotion(
                 model=event.model,
                 sequence=event.sequence,
@@ -79,7 +83,10 @@ class MonitorService:
             )
         )
         if event.drift_id:
-            await store.end_flight(event.drift_id, "promoted", self._clock.now())
+            await Flights(work).end(event.drift_id, "promoted", self._clock.now())
+        if new and (serving is None or serving.sequence < event.sequence):
+            by = f"version {event.model_version} became champion"
+            await Flights(work).supersede_waiting(event.model, by, self._clock.now())
 
     async def follow_rollout(self, work: UnitOfWork, event: RolloutChanged) -> None:
         store = Store(work)
@@ -97,23 +104,29 @@ class MonitorService:
             )
         )
         if event.drift_id and event.state == "rolled_back":
-            await store.end_flight(event.drift_id, "rolled back", self._clock.now())
+            await Flights(work).end(event.drift_id, "rolled back", self._clock.now())
         elif event.drift_id:
-            await store.set_stage(event.drift_id, f"rollout {event.state}, {event.weight:g} %")
+            stage = f"rollout {event.state}, {event.weight:g} %"
+            await Flights(work).advance(event.drift_id, stage, new_version=event.model_version)
 
     async def follow_training(self, work: UnitOfWork, event: TrainingStatus) -> None:
         if not event.drift_id:
             return
         if event.state in _ENDS_IN:
             outcome = f"training {event.state}: {event.reason}"
-            await Store(work).end_flight(event.drift_id, outcome[:500], self._clock.now())
+            await Flights(work).end(event.drift_id, outcome[:500], self._clock.now())
         else:
-            await Store(work).set_stage(event.drift_id, f"training {event.state}")
+            await Flights(work).advance(
+                event.drift_id,
+                f"training {event.state}",
+                dataset_digest=event.dataset_digest,
+                run_id=event.run_id,
+            )
 
     async def follow_rejection(self, work: UnitOfWork, event: ModelRejected) -> None:
         if event.drift_id:
             outcome = f"version {event.model_version} rejected: {'; '.join(event.reasons)}"
-            await Store(work).end_flight(event.drift_id, outcome[:500], self._clock.now())
+            await Flights(work).end(event.drift_id, outcome[:500], self._clock.now())
 
 
 def _aware(time: datetime) -> datetime:

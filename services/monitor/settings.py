@@ -12,6 +12,11 @@ class Settings(ServiceSettings):
     feedback_grace_seconds: float = Field(
         60, ge=0, description="How long a drifted window waits for feedback before labels are asked for."
     )
+    dataset_patience_seconds: float = Field(
+        1_800,
+        gt=0,
+        description="How long a retraining that still waits for its dataset holds the next verdict.",
+    )
     reference_rows: int = Field(
         20_000, ge=100, le=200_000, description="Most training prompts a window is compared with."
     )

@@ -1,9 +1,10 @@
-"""The only SQL of this service."""
+"""The only SQL of this service, but for what becomes of retrainings: see flights.py."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col, select
 
@@ -28,11 +29,12 @@ SELECT answer_id, text_key, text_line {_CHAMPIONS} AND id BETWEEN :first AND :la
 _ANSWERS = """
 SELECT count(*) AS answers, count(*) FILTER (WHERE outcome = 'error') AS errors,
     percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE outcome = 'ok') AS latency_p99_ms,
-    count(score) AS scored, avg(score) AS mean_score
+    count(score) AS scored, avg(score) AS mean_score, count(*) FILTER (WHERE corrected) AS corrected
 """
 _JUDGED = """
 LEFT JOIN LATERAL (
-    SELECT avg(f.score) AS score FROM feedback f WHERE f.answer_id = p.answer_id AND f.model = p.model
+    SELECT avg(f.score) AS score, bool_or(f.corrected) AS corrected
+    FROM feedback f WHERE f.answer_id = p.answer_id AND f.model = p.model
 ) AS judged ON true
 """
 _TRAFFIC = f"""
@@ -40,14 +42,14 @@ _TRAFFIC = f"""
 WHERE p.model = :model AND p.model_version = :version AND p.arm = 'champion' AND p.id BETWEEN :first AND :last
 """
 _VERSIONS = f"""
-SELECT model_version, answers, errors, latency_p50_ms, latency_p99_ms, first_token_p50_ms, scored, mean_score FROM (
+SELECT model_version, answers, errors, latency_p50_ms, latency_p99_ms, first_token_p50_ms, scored, mean_score, corrected
+FROM (
     {_ANSWERS}, p.model_version,
         percentile_disc(0.5) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE outcome = 'ok') AS latency_p50_ms,
         percentile_disc(0.5) WITHIN GROUP (ORDER BY first_token_ms) AS first_token_p50_ms
     FROM prediction p {_JUDGED} WHERE p.model = :model AND p.seen_at >= :since GROUP BY p.model_version
 ) AS version ORDER BY model_version
 """
-_FLIGHT = "verdict = 'retrain' AND (ended_at IS NULL OR outcome = 'timed out')"
 
 
 class Cut(NamedTuple):
@@ -69,10 +71,11 @@ class Store:
     def add(self, row: Window | Drift) -> None:
         self._session.add(row)
 
-    async def add_once(self, row: Prediction | Feedback | Promotion) -> None:
-        """Nothing happens if a row with this key exists."""
+    async def add_once(self, row: Prediction | Feedback | Promotion) -> bool:
+        """False, and nothing happens, if a row with this key exists."""
         values = row.model_dump(exclude={"id"})
-        await self._session.execute(insert(type(row)).values(**values).on_conflict_do_nothing())
+        statement = insert(type(row)).values(**values).on_conflict_do_nothing().returning(text("1"))
+        return (await self._session.execute(statement)).first() is not None
 
     async def put_watched(self, row: Watched) -> None:
         """An older revision changes nothing."""
@@ -103,6 +106,19 @@ class Store:
         """Models that are declared and have a champion."""
         statement = select(Watched.model).where(col(Watched.model).in_(select(Promotion.model)))
         return list((await self._session.exec(statement.order_by(Watched.model))).all())
+
+    async def all_watched(self, model: str | None) -> list[tuple[Watched, Promotion | None]]:
+        """Declared models by name, each with the promotion that serves."""
+        newest = (
+            select(Promotion)
+            .distinct(col(Promotion.model))
+            .order_by(col(Promotion.model), col(Promotion.sequence).desc())
+        )
+        serves = {row.model: row for row in (await self._session.exec(newest)).all()}
+        statement = select(Watched).order_by(Watched.model)
+        if model is not None:
+            statement = statement.where(Watched.model == model)
+        return [(row, serves.get(row.model)) for row in (await self._session.exec(statement)).all()]
 
     async def watched(self, model: str) -> Watched | None:
         return await self._session.get(Watched, model)
@@ -144,13 +160,15 @@ class Store:
         rows = await self._session.exec(statement.order_by(col(Window.last_id).desc()).limit(number))
         return list(rows.all())[::-1]
 
-    async def windows(self, model: str, limit: int) -> list[Window]:
-        statement = (
-            select(Window)
-            .where(Window.model == model)
-            .order_by(col(Window.opened_at).desc(), col(Window.id).desc())
-        )
-        return list((await self._session.exec(statement.limit(limit))).all())
+    async def windows(self, model: str | None, limit: int, after: Window | None = None) -> list[Window]:
+        """The newest first; those older than `after`, if given."""
+        statement = select(Window).order_by(col(Window.opened_at).desc(), col(Window.id).desc()).limit(limit)
+        if model is not None:
+            statement = statement.where(Window.model == model)
+        if after is not None:
+            place = tuple_(col(Window.opened_at), col(Window.id))
+            statement = statement.where(place < tuple_(after.opened_at, after.id))
+        return list((await self._session.exec(statement)).all())
 
     async def cut(self, champion: Promotion, after: int, size: int) -> Cut | None:
         """The newest `size` answers of the champion behind `after`, or None if there are not that many."""
@@ -175,34 +193,26 @@ class Store:
         rows = await self._work.execute(_VERSIONS, {"model": model, "since": since})
         return [dict(row) for row in rows.mappings()]
 
-    async def drifts(self, model: str | None, limit: int) -> list[Drift]:
-        """The newest first."""
+    async def drifts(
+        self,
+        model: str | None,
+        limit: int,
+        after: Drift | None = None,
+        windows: Sequence[str] | None = None,
+    ) -> list[Drift]:
+        """The newest first; those older than `after`, and those of some windows only, if given."""
         statement = select(Drift).order_by(col(Drift.announced_at).desc(), col(Drift.id).desc()).limit(limit)
         if model is not None:
             statement = statement.where(Drift.model == model)
+        if windows is not None:
+            statement = statement.where(col(Drift.window_id).in_(windows))
+        if after is not None:
+            place = tuple_(col(Drift.announced_at), col(Drift.id))
+            statement = statement.where(place < tuple_(after.announced_at, after.id))
         return list((await self._session.exec(statement)).all())
 
     async def drift(self, drift_id: str) -> Drift | None:
         return await self._session.get(Drift, drift_id)
-
-    async def set_stage(self, drift_id: str, stage: str) -> None:
-        await self._work.execute(
-            f"UPDATE drift SET stage = :stage WHERE id = :id AND {_FLIGHT}", {"id": drift_id, "stage": stage}
-        )
-
-    async def end_flight(self, drift_id: str, outcome: str, at: datetime) -> None:
-        """The first end counts; only a time-out gives way to a real one. An id that is not ours is nothing."""
-        await self._work.execute(
-            f"UPDATE drift SET ended_at = :at, outcome = :outcome WHERE id = :id AND {_FLIGHT}",
-            {"id": drift_id, "outcome": outcome, "at": at},
-        )
-
-    async def time_out_flights(self, model: str, announced_before: datetime, at: datetime) -> None:
-        await self._work.execute(
-            "UPDATE drift SET ended_at = :at, outcome = 'timed out' WHERE model = :model AND verdict = 'retrain' "
-            "AND ended_at IS NULL AND announced_at < :before",
-            {"model": model, "before": announced_before, "at": at},
-        )
 
     async def prune(self, before: datetime) -> None:
         for table in (Prediction, Feedback):

@@ -33,7 +33,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One announced verdict. `in_flight`: the retraining it started has not ended."""
+    """One announced verdict. `in_flight`: the retraining it started has not ended, and holds the next."""
 
     window_id: str
     verdict: Verdict
@@ -81,6 +81,17 @@ def decide(
     if newest.drifted is None:
         return Decision("none", "not enough data to judge the newest window")
     return Decision("none", "within bounds")
+
+
+def wait(have: int, need: int, version: int, *, holds: bool) -> str:
+    """What a retraining waits for that has no dataset yet. Which answers it may use, the data service decides."""
+    if have < need:
+        what = (
+            f"waits for {need - have} more corrected answers: {have} of {need} since version {version} serves"
+        )
+    else:
+        what = f"waits for its dataset: {have} of {need} corrected answers are here"
+    return what if holds else f"{what}; it no longer holds the next verdict"
 
 
 def _count(facts: Iterable[bool | None]) -> int:

@@ -2,21 +2,23 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from typing import cast
 
 import structlog
 
-from services.monitor.domain import REPORTS, Drift, Promotion, Window
+from services.monitor.domain import REPORTS, Drift, Promotion, Verdict, Window
 from services.monitor.evidence import Drift as DriftFact
 from services.monitor.evidence import severity, weigh
+from services.monitor.flights import Flights
 from services.monitor.settings import Settings
 from services.monitor.store import Store
-from services.monitor.telemetry import QUALITY, VERDICTS
-from services.monitor.verdict import Decision, Look, Past, decide
+from services.monitor.telemetry import QUALITY, RETRAINING_SECONDS, VERDICTS
+from services.monitor.verdict import Decision, Look, Past, decide, wait
 from shared.clock import Clock
 from shared.db import Database, UnitOfWork
 from shared.envelope import new_id
 from shared.events import DriftDetected, Evidence, ObjectRef
-from shared.policy import DriftPolicy
+from shared.policy import DriftPolicy, RetrainGovernor
 
 log = structlog.get_logger()
 
@@ -44,6 +46,8 @@ class Watch:
         async with self._db.unit_of_work() as work:
             models = await Store(work).models()
         for model in models:
+            for verdict in ("retrain", "label", "watch"):
+                VERDICTS.labels(model, verdict)  # from 0: the first one must show in rate()
             try:
                 async with self._db.unit_of_work() as work:
                     await self.judge(work, model)
@@ -54,31 +58,59 @@ class Watch:
 
     async def judge(self, work: UnitOfWork, model: str) -> None:
         """Decide on the newest measured windows; a verdict and its event are committed together, once per window."""
-        store, now = Store(work), self._clock.now()
+        store, flights, now = Store(work), Flights(work), self._clock.now()
         champion = await store.champion(model, lock=True)
         watched = await store.watched(model)
         if champion is None or watched is None:
             return
         rule, governor = watched.rule(), watched.governor()
         timeout = timedelta(seconds=governor.in_flight_timeout_seconds)
-        await store.time_out_flights(model, now - timeout, now)
+        await flights.time_out(model, now - timeout, now)
+        past = await store.drifts(model, _PAST)
+        await self._say_what_waits(flights, past, champion, governor)
+        asked = [drift.announced_at for drift in past if drift.in_flight]
+        RETRAINING_SECONDS.labels(model).set((now - min(asked, default=now)).total_seconds())
         windows = await store.measured(champion, rule.windows)
         if not windows:
             return
         await self._weigh(store, windows, champion, rule)
-        past = await store.drifts(model, _PAST)
         grace = timedelta(seconds=self._settings.feedback_grace_seconds)
         decision = decide(
             [_look(window) for window in windows],
-            [_past(drift) for drift in past],
+            [self._past(drift) for drift in past],
             rule,
             governor,
             now,
             grace,
         )
         windows[-1].reason = decision.reason
+        if decision.verdict == "retrain":
+            await flights.supersede_waiting(model, f"{windows[-1].id} asks anew", now)
         if decision.verdict != "none":
             self._announce(work, windows, decision, rule, now)
+
+    async def _say_what_waits(
+        self, flights: Flights, past: list[Drift], champion: Promotion, governor: RetrainGovernor
+    ) -> None:
+        waiting = [drift for drift in past if drift.waiting]
+        if not waiting:
+            return
+        have = await flights.corrected_since(champion.model, champion.promoted_at)
+        for drift in waiting:
+            holds = self._holds(drift)
+            await flights.set_stage(
+                drift.id, wait(have, governor.min_corrected, champion.model_version, holds=holds)
+            )
+
+    def _holds(self, drift: Drift) -> bool:
+        """A flight holds the next one while it trains or rolls out; while it waits for its dataset, only so long."""
+        patience = timedelta(seconds=self._settings.dataset_patience_seconds)
+        patient = self._clock.now() - drift.announced_at < patience
+        return drift.in_flight and (patient or not drift.waiting)
+
+    def _past(self, drift: Drift) -> Past:
+        verdict = cast(Verdict, drift.verdict)
+        return Past(drift.window_id, verdict, drift.announced_at, self._holds(drift))
 
     async def _weigh(
         self, store: Store, windows: list[Window], champion: Promotion, rule: DriftPolicy
@@ -95,11 +127,8 @@ class Watch:
             facts = weigh(drift, traffic, champion.quality, rule)
             window.drifted, window.hurt, window.alarmed = facts.drifted, facts.hurt, facts.alarmed
             window.evidence = [item.model_dump() for item in facts.evidence]
-            window.scored, window.mean_score, window.feedback_seen = (
-                traffic.scored,
-                traffic.mean_score,
-                newest,
-            )
+            window.scored, window.mean_score = traffic.scored, traffic.mean_score
+            window.corrected, window.feedback_seen = traffic.corrected, newest
         if (quality := windows[-1].mean_score) is not None:
             QUALITY.labels(champion.model).set(quality)
 
@@ -191,10 +220,6 @@ def _look(window: Window) -> Look:
     return Look(
         window.id, window.measured_at or window.opened_at, window.drifted, window.hurt, window.alarmed
     )
-
-
-def _past(drift: Drift) -> Past:
-    return Past(drift.window_id, drift.verdict, drift.announced_at, drift.in_flight)  # type: ignore[arg-type]  # our own
 
 
 def _counted(windows: list[Window], rule: DriftPolicy) -> Evidence:

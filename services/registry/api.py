@@ -7,27 +7,33 @@ from pydantic import AwareDatetime, Field
 
 from services.registry.catalogue import Catalogue
 from services.registry.documents import parse_policy
-from services.registry.domain import LogicalModel, VersionState
-from services.registry.rules import Aliases
+from services.registry.domain import VersionState
 from services.registry.service import Registry
 from services.registry.views import (
+    CardView,
     HistoryView,
     ModelList,
     ModelView,
     PolicyList,
     PolicyView,
+    PreviewView,
+    RevisionList,
     RollbackView,
+    TrafficView,
     VersionList,
+    VersionSummaries,
+    VersionSummary,
     VersionView,
 )
 from shared.auth import Caller, requires
-from shared.text import Contract, Json, ModelName, Text
+from shared.text import Contract, Digest, Json, ModelName, Text
 from shared.web import HttpWork
 
 _LARGEST = 2_147_483_647
 Reader = Annotated[Caller, requires("model:read")]
 Writer = Annotated[Caller, requires("model:write")]
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
+PathNumber = Annotated[int, Path(ge=1, le=_LARGEST)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
 _POLICY: dict[str, Any] = {
     "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Policy"}}}}
@@ -64,14 +70,26 @@ def make_api(registry: Registry, catalogue: Catalogue) -> APIRouter:
     ) -> PolicyView:
         return PolicyView.of(await catalogue.policy(work, model, revision))
 
+    @router.get("/policies/{model}/revisions", tags=["policies"])
+    async def revisions(
+        model: ModelName, work: HttpWork, _caller: Reader, after: Number | None = None, limit: Limit = 100
+    ) -> RevisionList:
+        """Newest first; `after` is the last revision of the page before."""
+        found = await catalogue.revisions(work, model, after, limit)
+        return RevisionList.model_validate({"revisions": found})
+
     @router.get("/models", tags=["models"])
-    async def models(work: HttpWork, _caller: Reader, limit: Limit = 100) -> ModelList:
-        found = await catalogue.models(work, limit)
-        return ModelList(models=[_model(*one) for one in found])
+    async def models(
+        work: HttpWork, _caller: Reader, after: ModelName | None = None, limit: Limit = 100
+    ) -> ModelList:
+        """By name; `after` is the last name of the page before."""
+        return ModelList(
+            models=[ModelView.of(row) for row in await catalogue.models(work, after or "", limit)]
+        )
 
     @router.get("/models/{model}", tags=["models"])
     async def model(model: ModelName, work: HttpWork, _caller: Reader) -> ModelView:
-        return _model(*await catalogue.model(work, model))
+        return ModelView.of(await catalogue.model(work, model))
 
     @router.get("/models/{model}/versions", tags=["models"])
     async def versions(
@@ -79,26 +97,57 @@ def make_api(registry: Registry, catalogue: Catalogue) -> APIRouter:
         work: HttpWork,
         _caller: Reader,
         state: VersionState | None = None,
+        after: Digest | None = None,
+        summary: bool = False,
         limit: Limit = 100,
-    ) -> VersionList:
-        aliases, found = await catalogue.versions(work, model, state, limit)
+    ) -> VersionList | VersionSummaries:
+        """Newest first; `after` is the last adapter of the page before. `summary` leaves out what only details need."""
+        if summary:
+            aliases, rows = await catalogue.summaries(work, model, state, after, limit)
+            return VersionSummaries(versions=[VersionSummary.of(row, aliases) for row in rows])
+        aliases, found = await catalogue.versions(work, model, state, after, limit)
         return VersionList(versions=[VersionView.of(one, aliases) for one in found])
 
     @router.get("/models/{model}/versions/{number}", tags=["models"])
-    async def version(
-        model: ModelName, number: Annotated[int, Path(ge=1, le=_LARGEST)], work: HttpWork, _caller: Reader
-    ) -> VersionView:
+    async def version(model: ModelName, number: PathNumber, work: HttpWork, _caller: Reader) -> VersionView:
         aliases, found = await catalogue.version(work, model, number)
         return VersionView.of(found, aliases)
 
+    @router.get("/models/{model}/versions/{number}/traffic", tags=["models"])
+    async def traffic(model: ModelName, number: PathNumber, work: HttpWork, _caller: Reader) -> TrafficView:
+        """When it was challenger and champion, and how far its rollouts came."""
+        return TrafficView.model_validate((await catalogue.traffic(work, model, number))._asdict())
+
+    @router.get("/models/{model}/versions/{number}/card", tags=["models"])
+    async def card(model: ModelName, number: PathNumber, work: HttpWork, _caller: Reader) -> CardView:
+        digest, text = await catalogue.card(work, model, number)
+        return CardView(adapter_digest=digest, text=text)
+
     @router.get("/models/{model}/aliases", tags=["models"])
     async def aliases(
-        model: ModelName, work: HttpWork, _caller: Reader, at: AwareDatetime | None = None
+        model: ModelName,
+        work: HttpWork,
+        _caller: Reader,
+        at: AwareDatetime | None = None,
+        before: Number | None = None,
+        limit: Annotated[int, Query(ge=0, le=1_000)] = 1_000,
     ) -> HistoryView:
-        """Who is champion and challenger, or who was at the time `at` (ISO 8601 with an offset)."""
-        history = await catalogue.history(work, model, at)
+        """Who is champion and challenger, or who was at the time `at` (ISO 8601 with an offset).
+
+        With the newest `limit` alias events until then, in order; `before` is the first sequence of the page after.
+        """
+        history = await catalogue.history(work, model, at, before, limit)
         return HistoryView.model_validate(
             {"model": model, "at": at, "aliases": history.aliases._asdict(), "events": list(history.events)}
+        )
+
+    @router.get("/models/{model}/rollback", tags=["models"])
+    async def preview(
+        model: ModelName, work: HttpWork, _caller: Reader, to: Number | None = None
+    ) -> PreviewView:
+        """What a rollback would do now; refused as the rollback itself would be."""
+        return PreviewView.model_validate(
+            {"model": model, **(await catalogue.preview(work, model, to))._asdict()}
         )
 
     @router.post("/models/{model}/rollback", tags=["models"])
@@ -111,7 +160,3 @@ def make_api(registry: Registry, catalogue: Catalogue) -> APIRouter:
         return RollbackView.model_validate({"model": model, "champion": moved.champion})
 
     return router
-
-
-def _model(model: LogicalModel, aliases: Aliases) -> ModelView:
-    return ModelView.model_validate({**model.model_dump(), "aliases": aliases._asdict()})

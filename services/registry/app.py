@@ -25,7 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "registry", [make_handlers(registry)]),
-        api=[make_api(registry, Catalogue())],
+        api=[make_api(registry, Catalogue(objects))],
         store=objects,
     )
 

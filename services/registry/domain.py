@@ -46,6 +46,7 @@ class ModelVersion(Table, table=True):
     __tablename__: ClassVar[Any] = "model_version"
     __table_args__ = (
         UniqueConstraint("model", "number", name="model_version_number"),
+        Index("model_version_trained", "model", "trained_at"),
         CheckConstraint(
             "state IN ('candidate', 'approved', 'rejected', 'rolled_back')", name="model_version_state"
         ),
@@ -93,7 +94,11 @@ class AliasEvent(Table, table=True):
     """An alias was set or cleared (`version` null). Never changed: what is true now is the fold of all of them."""
 
     __tablename__: ClassVar[Any] = "alias_event"
-    __table_args__ = (CheckConstraint("alias IN ('champion', 'challenger')", name="alias_event_alias"),)
+    __table_args__ = (
+        CheckConstraint("alias IN ('champion', 'challenger')", name="alias_event_alias"),
+        Index("alias_event_holder", "model", "alias", "sequence"),
+        Index("alias_event_version", "model", "version", "sequence"),
+    )
     model: str = Field(primary_key=True, foreign_key="logical_model.name")
     sequence: int = Field(primary_key=True)
     alias: str
@@ -109,6 +114,7 @@ class Rollout(Table, table=True):
     """How far serving has come with a version, as it last said."""
 
     __tablename__: ClassVar[Any] = "rollout"
+    __table_args__ = (Index("rollout_version", "model", "version", "changed_at"),)
     id: str = Field(primary_key=True)
     model: str = Field(foreign_key="logical_model.name", index=True)
     version: int

@@ -1,4 +1,4 @@
-"""The only SQL of this service."""
+"""The SQL of the use cases; what the catalogue reads is in lists.py."""
 
 from collections.abc import Sequence
 
@@ -32,9 +32,6 @@ class Store:
     async def model(self, name: str) -> LogicalModel | None:
         return await self._session.get(LogicalModel, name)
 
-    async def models(self, limit: int) -> Sequence[LogicalModel]:
-        return (await self._session.exec(select(LogicalModel).order_by(LogicalModel.name).limit(limit))).all()
-
     async def policy(self, model: str, revision: int) -> PolicyRevision | None:
         return await self._session.get(PolicyRevision, (model, revision))
 
@@ -67,16 +64,6 @@ class Store:
     async def version(self, model: str, number: int) -> ModelVersion | None:
         query = select(ModelVersion).where(ModelVersion.model == model, ModelVersion.number == number)
         return (await self._session.exec(query)).first()
-
-    async def versions(
-        self, model: str, state: str | None = None, limit: int = 1_000
-    ) -> Sequence[ModelVersion]:
-        """Newest first; candidates, which have no number yet, before all others."""
-        query = select(ModelVersion).where(ModelVersion.model == model)
-        if state is not None:
-            query = query.where(ModelVersion.state == state)
-        order = (col(ModelVersion.number).desc().nulls_first(), col(ModelVersion.trained_at).desc())
-        return (await self._session.exec(query.order_by(*order).limit(limit))).all()
 
     async def states(self, model: str) -> dict[int, str]:
         """State by version number."""

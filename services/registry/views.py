@@ -9,6 +9,7 @@ from services.registry.domain import Alias, ModelVersion, PolicyRevision, Versio
 from services.registry.rules import Aliases
 from shared.events import Cost, ObjectRef, Score, Verdict
 from shared.policy import Policy, Recipe
+from shared.text import Json
 
 
 class View(BaseModel):
@@ -42,13 +43,21 @@ class AliasView(View):
 
 
 class ModelView(View):
-    """A logical model. `versions` counts decided versions, `sequence` alias events."""
+    """A logical model. `versions` counts decided versions, `sequence` alias events.
+
+    `changed_at` is the last time its policy, a version or an alias changed.
+    """
 
     name: str
     revision: int
     versions: int
     sequence: int
     aliases: AliasView
+    changed_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Json) -> "ModelView":
+        return cls.model_validate({**row, "aliases": row})
 
 
 class ModelList(View):
@@ -83,16 +92,93 @@ class VersionView(View):
 
     @classmethod
     def of(cls, version: ModelVersion, aliases: Aliases) -> "VersionView":
-        held = [
-            name
-            for name, number in aliases._asdict().items()
-            if number is not None and number == version.number
-        ]
-        return cls.model_validate({**version.model_dump(), "aliases": held})
+        return cls.model_validate({**version.model_dump(), "aliases": _held(version.number, aliases)})
+
+
+def _held(version: int | None, aliases: Aliases) -> list[str]:
+    return [name for name, number in aliases._asdict().items() if number is not None and number == version]
 
 
 class VersionList(View):
     versions: list[VersionView]
+
+
+class VersionSummary(View):
+    """A version in a list. `quality` is its exact match on the test split, `reason` the first one against it."""
+
+    model: str
+    number: int | None
+    state: VersionState
+    aliases: list[Alias]
+    engine_name: str | None
+    run_id: str
+    adapter_digest: str
+    dataset_digest: str
+    evaluation_id: str | None
+    compared_with: int | None
+    drift_id: str | None
+    quality: Score | None
+    reason: str | None
+    cost: Cost
+    trained_at: datetime
+    decided_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Json, aliases: Aliases) -> "VersionSummary":
+        return cls.model_validate({**row, "aliases": _held(row["number"], aliases)})
+
+
+class VersionSummaries(View):
+    versions: list[VersionSummary]
+
+
+class PeriodView(View):
+    """One time that a version held an alias; `until` null means that it still does."""
+
+    sequence: int
+    alias: Alias
+    since: datetime
+    until: datetime | None
+    actor: str
+    reason: str
+    rollback: bool
+
+
+class RolloutView(View):
+    """How far a rollout has come, as serving last said; `weight` in per cent."""
+
+    id: str
+    state: str
+    step: int
+    weight: float
+    reason: str
+    changed_at: datetime
+
+
+class TrafficView(View):
+    """What of the traffic a version had, newest first."""
+
+    periods: list[PeriodView]
+    rollouts: list[RolloutView]
+
+
+class CardView(View):
+    """A model card: Markdown with a YAML head."""
+
+    adapter_digest: str
+    text: str
+
+
+class RevisionView(View):
+    revision: int
+    actor: str
+    declared_at: datetime
+
+
+class RevisionList(View):
+    """Revisions of a policy, newest first."""
+
+    revisions: list[RevisionView]
 
 
 class AliasEventView(View):
@@ -115,6 +201,14 @@ class HistoryView(View):
     at: datetime | None
     aliases: AliasView
     events: list[AliasEventView]
+
+
+class PreviewView(View):
+    """A rollback would make `target` champion instead of `champion`."""
+
+    model: str
+    champion: int | None
+    target: int
 
 
 class RollbackView(View):

@@ -5,11 +5,12 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from services.serving import store
-from services.serving.domain import Feedback, Rollout
+from services.serving import progress, store
+from services.serving.domain import Change, Feedback, Rollout
 from services.serving.gateway import Gateway
 from services.serving.live import Live
 from services.serving.requests import ChatRequest, CompletionRequest
+from services.serving.rollouts import arm_statistics
 from services.serving.routing import Target
 from services.serving.service import ServingService
 from shared.auth import Caller, requires
@@ -44,7 +45,9 @@ class Judgement(Contract):
         return float(self.score if self.score is not None else bool(self.correct))
 
 
-class Abort(Contract):
+class Stop(Contract):
+    """Why a person stops a rollout, for a while or for good; it stays in its history."""
+
     reason: Annotated[Text, Field(min_length=1, max_length=500)]
 
 
@@ -82,18 +85,38 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
         work: HttpWork,
         _caller: Reader,
         model: ModelName | None = None,
+        after: RolloutId | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Json:
-        return {"rollouts": [rollout_view(found) for found in await store.rollouts(work, model, limit)]}
+        """Newest first; `after` is the last id of the page before."""
+        found = await service.rollouts(work, model, after, limit + 1)
+        return {"rollouts": [rollout_view(one) for one in found[:limit]], "has_more": len(found) > limit}
 
     @router.get("/rollouts/{rollout_id}", tags=["rollouts"])
     async def rollout(rollout_id: RolloutId, work: HttpWork, _caller: Reader) -> Json:
-        found, statistics = await service.rollout(work, rollout_id)
-        return {**rollout_view(found), "statistics": [arm.model_dump(mode="json") for arm in statistics]}
+        """A rollout, its ramp, the next test as it would turn out now, and what happened, oldest first."""
+        found, stats, changes = await service.rollout(work, rollout_id)
+        statistics = arm_statistics(found, stats) if stats else ()
+        return {
+            **rollout_view(found),
+            "statistics": [arm.model_dump(mode="json") for arm in statistics],
+            "steps": progress.steps(found, changes, service.now()),
+            "judgement": progress.judgement(found, stats) if stats else None,
+            "changes": [change_view(change) for change in changes],
+        }
 
     @router.post("/rollouts/{rollout_id}/abort", tags=["rollouts"])
-    async def abort(rollout_id: RolloutId, body: Abort, work: HttpWork, caller: Writer) -> Json:
+    async def abort(rollout_id: RolloutId, body: Stop, work: HttpWork, caller: Writer) -> Json:
         return rollout_view(await service.abort(work, rollout_id, body.reason, caller.subject))
+
+    @router.post("/rollouts/{rollout_id}/pause", tags=["rollouts"])
+    async def pause(rollout_id: RolloutId, body: Stop, work: HttpWork, caller: Writer) -> Json:
+        """Keep the weight and judge nothing until resumed; five errors in a row still roll back."""
+        return rollout_view(await service.pause(work, rollout_id, body.reason, caller.subject))
+
+    @router.post("/rollouts/{rollout_id}/resume", tags=["rollouts"])
+    async def resume(rollout_id: RolloutId, work: HttpWork, caller: Writer) -> Json:
+        return rollout_view(await service.resume(work, rollout_id, caller.subject))
 
     @router.get("/adapters", tags=["rollouts"])
     async def adapters(work: HttpWork, _caller: Reader, model: ModelName | None = None) -> Json:
@@ -135,6 +158,11 @@ def _card(name: str, target: Target | None, base: str) -> Json:
 def rollout_view(rollout: Rollout) -> Json:
     """A rollout without what makes its arms predictable."""
     return {**rollout.model_dump(mode="json", exclude={"salt", "cause"}), "weight": rollout.weight}
+
+
+def change_view(change: Change) -> Json:
+    view: Json = change.model_dump(mode="json", exclude={"rollout_id"})
+    return view
 
 
 def feedback_view(feedback: Feedback) -> Json:

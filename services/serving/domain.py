@@ -1,11 +1,21 @@
-"""What serving keeps: models, adapters, rollouts, predictions, feedback."""
+"""What serving keeps: models, adapters, rollouts and their history, predictions, feedback."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import JSON, CheckConstraint, Column, DateTime, Index, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -18,6 +28,8 @@ class Table(SQLModel, registry=registry()):
 
 AdapterState = Literal["wanted", "admitted", "loaded", "probed", "refused"]
 RolloutState = Literal["pending", "running", "completed", "rolled_back", "superseded"]
+Announced = Literal["started", "advanced", "held", "completed", "rolled_back"]
+ChangeState = Literal[Announced, "planned", "passed", "paused", "resumed", "superseded"]
 
 FIRST_VERSION = Ramp(steps=(100,))
 """The plan while there is no champion to compare with."""
@@ -69,6 +81,7 @@ class Rollout(Table, table=True):
     """One version's way to 100 %. `looks` and `passed` are the tests made at the present step.
 
     `salt` makes the arms unpredictable and stays the same, so that they are sticky. `cause` is the approval's envelope.
+    While `paused_at` is set a running rollout keeps its weight and is not judged.
     """
 
     __tablename__ = "rollout"
@@ -77,6 +90,8 @@ class Rollout(Table, table=True):
             "state IN ('pending', 'running', 'completed', 'rolled_back', 'superseded')", name="rollout_state"
         ),
         Index("rollout_one_running", "model", unique=True, postgresql_where=text("state = 'running'")),
+        Index("rollout_newest", "created_at", "id"),
+        Index("rollout_newest_of_model", "model", "created_at", "id"),
     )
     id: str = Field(primary_key=True)
     model: str = Field(index=True)
@@ -94,6 +109,7 @@ class Rollout(Table, table=True):
     created_at: datetime = Field(sa_column=_timestamp())
     started_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     step_started_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
+    paused_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
     ended_at: datetime | None = Field(default=None, sa_column=_timestamp(nullable=True))
 
     @property
@@ -106,6 +122,24 @@ class Rollout(Table, table=True):
         if self.state == "running":
             return float(self.ramp.steps[self.step])
         return 100.0 if self.state == "completed" else 0.0
+
+
+class Change(Table, table=True):
+    """One thing that happened to a rollout, as it was then; rows are only ever added.
+
+    `judgement` is the test behind it, if one was made: see `progress.judgement`.
+    """
+
+    __tablename__ = "rollout_change"
+    __table_args__ = (Index("rollout_change_order", "rollout_id", "id"),)
+    id: int = Field(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    rollout_id: str
+    at: datetime = Field(sa_column=_timestamp())
+    state: str
+    step: int
+    weight: float
+    reason: str
+    judgement: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON, nullable=True))
 
 
 class Prediction(Table, table=True):

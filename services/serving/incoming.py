@@ -10,17 +10,17 @@ from fastapi import Request, Response
 from services.serving.requests import BadRequest
 from shared.envelope import Envelope, request_envelope
 from shared.errors import TooLarge
+from shared.spans import current_traceparent
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def cause_of(request: Request) -> Envelope:
-    asked, traced = request.headers.get("x-request-id", ""), request.headers.get("traceparent", "")
+    asked = request.headers.get("x-request-id", "")
     return request_envelope(
         "serving",
         correlationid=asked if _REQUEST_ID.fullmatch(asked) else None,
-        traceparent=traced if _TRACEPARENT.fullmatch(traced) else None,
+        traceparent=current_traceparent(),
     )
 
 

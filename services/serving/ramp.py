@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from services.serving.intervals import Sample, difference, quantile, wilson
+from services.serving.intervals import Interval, Sample, difference, quantile, wilson
 from shared.policy import Ramp
 
 TRIPWIRE = 5
@@ -14,6 +14,8 @@ LATENCY_SAMPLES = 100
 SCORED_SAMPLES = 5
 """Scored answers of either arm below which quality is not judged: the bounds are too narrow there."""
 GUARDS = 3
+SLOW_SHARE = 0.01
+"""Tolerated share of answers slower than max_latency_ratio times the champion's p99."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Arm:
     slow: int = 0
     feedback: int = 0
     mean_score: float | None = None
+    latency_p50_ms: float | None = None
 
     @property
     def failed(self) -> Sample:
@@ -85,10 +88,29 @@ Decision = Advance | Hold | RollBack | Complete
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One guard's answer. Worse = beyond what is tolerated, and not by chance; unsure = perhaps by chance."""
+    """One guard's answer. Worse = beyond what is tolerated, and not by chance; unsure = perhaps by chance.
 
+    Attributes:
+        value: the harm, a share: failed answers, loss of mean score, answers that are too slow. None: unmeasured.
+        bound: how much of it is tolerated.
+        interval: of the value, at the confidence of this test.
+    """
+
+    guard: Literal["errors", "quality", "latency"]
     verdict: Literal["fine", "unsure", "worse", "unmeasured"]
     text: str
+    bound: float
+    value: float | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something the next test waits for until `have` reaches `need`."""
+
+    what: str
+    have: int
+    need: int
 
 
 def decide(plan: Ramp, step: int, stats: Stats, elapsed: float) -> Decision:
@@ -120,21 +142,32 @@ def decide(plan: Ramp, step: int, stats: Stats, elapsed: float) -> Decision:
 
 def _missing(plan: Ramp, step: int, stats: Stats) -> str:
     """What the next test waits for; empty if it is due."""
+    needs = needs_of(plan, step, stats)
+    return "; ".join(f"{one.have} of {one.need} {one.what}" for one in needs if one.have < one.need)
+
+
+def needs_of(plan: Ramp, step: int, stats: Stats) -> list[Need]:
+    """All that the next test needs, met or not."""
     needs = [
-        ("challenger answers", stats.challenger.answers, plan.min_samples << stats.looks),
-        ("scored challenger answers", stats.challenger.feedback, plan.min_feedback << stats.looks),
+        Need("challenger answers", stats.challenger.answers, plan.min_samples << stats.looks),
+        Need("scored challenger answers", stats.challenger.feedback, plan.min_feedback << stats.looks),
     ]
     if plan.steps[step] < 100 and stats.champion is not None:
         needs += [
-            ("champion answers", stats.champion.answers, plan.min_samples),
-            ("scored champion answers", stats.champion.feedback, plan.min_feedback),
+            Need("champion answers", stats.champion.answers, plan.min_samples),
+            Need("scored champion answers", stats.champion.feedback, plan.min_feedback),
         ]
-    return "; ".join(f"{have} of {need} {what}" for what, have, need in needs if have < need)
+    return needs
+
+
+def error_probability(plan: Ramp, looks: int) -> float:
+    """The chance that one guard calls an equal version worse in the next test, after `looks` tests at this step."""
+    return (1 - plan.confidence) / (GUARDS * len(plan.steps) * 2.0 ** (looks + 1))
 
 
 def judge(plan: Ramp, stats: Stats) -> tuple[Finding, Finding, Finding]:
     """The three guards: errors, quality, latency."""
-    z = quantile((1 - plan.confidence) / (GUARDS * len(plan.steps) * 2 ** (stats.looks + 1)))
+    z = quantile(error_probability(plan, stats.looks))
     champion = stats.champion or Arm()
     return (
         _errors(plan, stats.challenger, champion, z),
@@ -143,35 +176,38 @@ def judge(plan: Ramp, stats: Stats) -> tuple[Finding, Finding, Finding]:
     )
 
 
-def _finding(harm: float, tolerated: float, low: float, text: str) -> Finding:
-    if not math.isfinite(harm):
-        return Finding("unsure", f"{text} (not finite)")
+def _verdict(harm: float, tolerated: float, low: float) -> Literal["fine", "unsure", "worse"]:
     if harm <= tolerated:
-        return Finding("fine", text)
-    return Finding("worse" if low > 0 else "unsure", text)
+        return "fine"
+    return "worse" if math.isfinite(harm) and low > 0 else "unsure"
 
 
 def _errors(plan: Ramp, challenger: Arm, champion: Arm, z: float) -> Finding:
-    rate = challenger.failed
-    low = wilson(rate, z).low - plan.max_error_rate
+    rate, bound = challenger.failed, plan.max_error_rate
+    interval = wilson(rate, z)
+    low = interval.low - bound
     if champion.answers:
         low = min(low, difference(rate, champion.failed, z).low)
     text = f"errors {challenger.errors} of {challenger.answers} (champion {champion.errors} of {champion.answers})"
-    return _finding(rate.mean, plan.max_error_rate, low, text)
+    return Finding("errors", _verdict(rate.mean, bound, low), text, bound, rate.mean, interval)
 
 
 def _quality(plan: Ramp, challenger: Arm, champion: Arm, z: float) -> Finding:
+    bound = plan.max_quality_loss
     if min(challenger.feedback, champion.feedback) < SCORED_SAMPLES:
-        return Finding("unmeasured", "quality unmeasured")
+        return Finding("quality", "unmeasured", "quality unmeasured", bound)
     ours, theirs = challenger.scores, champion.scores
+    loss, interval = theirs.mean - ours.mean, difference(theirs, ours, z)
     text = f"mean score {ours.mean:.3f} of {ours.n} (champion {theirs.mean:.3f} of {theirs.n})"
-    return _finding(theirs.mean - ours.mean, plan.max_quality_loss, difference(theirs, ours, z).low, text)
+    return Finding("quality", _verdict(loss, bound, interval.low), text, bound, loss, interval)
 
 
 def _latency(plan: Ramp, challenger: Arm, champion: Arm, z: float) -> Finding:
     """At most 1 % of answers may be slower than the tolerated multiple of the champion's p99."""
     if champion.latency_p99_ms is None or champion.answers < LATENCY_SAMPLES or not challenger.answers:
-        return Finding("unmeasured", "latency unmeasured")
+        return Finding("latency", "unmeasured", "latency unmeasured", SLOW_SHARE)
     slow = Sample(challenger.answers, challenger.slow / challenger.answers)
+    interval = wilson(slow, z)
     text = f"{challenger.slow} of {slow.n} slower than {plan.max_latency_ratio:g} x p99 of the champion"
-    return _finding(slow.mean, 0.01, wilson(slow, z).low - 0.01, text)
+    verdict = _verdict(slow.mean, SLOW_SHARE, interval.low - SLOW_SHARE)
+    return Finding("latency", verdict, text, SLOW_SHARE, slow.mean, interval)

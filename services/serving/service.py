@@ -2,16 +2,20 @@
 
 import secrets
 import uuid
+from collections.abc import Sequence
+from datetime import datetime
 
 from services.serving import store
-from services.serving.domain import Adapter, Feedback, LogicalModel, Rollout
+from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Rollout
 from services.serving.predictions import PredictionLog
-from services.serving.rollouts import Rollouts, arm_statistics
+from services.serving.ramp import Stats
+from services.serving.rollouts import Rollouts
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.errors import Conflict, NotFound
-from shared.events import ArmStatistics, FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
 
+_HISTORY = 500
 _NAMESPACE = uuid.UUID("5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10")
 
 
@@ -34,21 +38,20 @@ class ServingService:
         model = await store.lock_model(work, event.model)
         await store.want(work, _adapter(event))
         stale = (model.champion_version or 0) >= event.model_version
-        await store.add_rollout(
-            work,
-            Rollout(
-                id=_derived(event.model, str(event.model_version), event.evaluation_id),
-                model=event.model,
-                model_version=event.model_version,
-                plan=event.ramp.model_dump(mode="json"),
-                salt=secrets.token_hex(16),
-                state="superseded" if stale else "pending",
-                reason="A version as new was champion before this approval came." if stale else "",
-                drift_id=event.drift_id,
-                cause=work.cause.to_json() if work.cause else None,
-                created_at=self._clock.now(),
-            ),
+        rollout = Rollout(
+            id=_derived(event.model, str(event.model_version), event.evaluation_id),
+            model=event.model,
+            model_version=event.model_version,
+            plan=event.ramp.model_dump(mode="json"),
+            salt=secrets.token_hex(16),
+            state="superseded" if stale else "pending",
+            reason="A version as new was champion before this approval came." if stale else "",
+            drift_id=event.drift_id,
+            cause=work.cause.to_json() if work.cause else None,
+            created_at=self._clock.now(),
         )
+        if await store.add_rollout(work, rollout):
+            self._rollouts.record(work, rollout, "superseded" if stale else "planned")
         await store.announce(work)
 
     async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
@@ -71,8 +74,7 @@ class ServingService:
             reason = f"Version {event.model_version} became champion: {event.reason}"
             await self._rollouts.roll_back(work, model, rollout, reason)
         elif rollout.state == "running" or rollout.model_version <= event.model_version:
-            rollout.state, rollout.ended_at = "superseded", self._clock.now()
-            rollout.reason = f"Version {event.model_version} became champion."
+            self._rollouts.supersede(work, rollout, f"Version {event.model_version} became champion.")
 
     async def hear(self, work: UnitOfWork, event: FeedbackRecorded) -> None:
         """Keep a judgement from Kafka. Its answer may be written later: the two are joined when a step is judged."""
@@ -110,23 +112,66 @@ class ServingService:
             work.emit(event)
         return kept
 
-    async def rollout(self, work: UnitOfWork, rollout_id: str) -> tuple[Rollout, tuple[ArmStatistics, ...]]:
-        """A rollout and what its present step is judged on. Raises NotFound."""
-        found = await store.rollout(work, rollout_id)
-        if found is None:
-            raise NotFound("There is no such rollout.", "List them: GET /rollouts.")
+    async def rollout(
+        self, work: UnitOfWork, rollout_id: str
+    ) -> tuple[Rollout, Stats | None, Sequence[Change]]:
+        """A rollout, what its present step is judged on, and its history, oldest first. Raises NotFound."""
+        found = await self._known(work, rollout_id)
         stats = await store.statistics(work, found) if found.started_at else None
-        return found, arm_statistics(found, stats) if stats else ()
+        return found, stats, await store.changes(work, rollout_id, _HISTORY)
+
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    async def rollouts(
+        self, work: UnitOfWork, model: str | None, after: str | None, limit: int
+    ) -> Sequence[Rollout]:
+        """Newest first, from behind the rollout `after`. Raises NotFound if there is no such rollout."""
+        last = await self._known(work, after) if after else None
+        return await store.rollouts(work, model, limit, last)
 
     async def abort(self, work: UnitOfWork, rollout_id: str, reason: str, actor: str) -> Rollout:
         """Stop a rollout by hand. Raises NotFound, or Conflict if it has ended."""
-        found, _ = await self.rollout(work, rollout_id)
+        model, rollout = await self._open(work, rollout_id)
+        await self._rollouts.roll_back(work, model, rollout, f"Aborted by {actor}: {reason}")
+        return rollout
+
+    async def pause(self, work: UnitOfWork, rollout_id: str, reason: str, actor: str) -> Rollout:
+        """Keep the weight and judge nothing until resumed; a paused one stays as it is.
+
+        Raises NotFound, or Conflict if it has ended or not begun.
+        """
+        _, rollout = await self._open(work, rollout_id)
+        if rollout.state != "running":
+            raise Conflict("The rollout has no traffic yet.", "Wait until it runs, or abort it.")
+        if rollout.paused_at is None:
+            await self._rollouts.pause(work, rollout, f"Paused by {actor}: {reason}")
+        return rollout
+
+    async def resume(self, work: UnitOfWork, rollout_id: str, actor: str) -> Rollout:
+        """Judge again, on everything answered since the step began. One that is not paused stays as it is.
+
+        Raises NotFound, or Conflict if it has ended.
+        """
+        _, rollout = await self._open(work, rollout_id)
+        if rollout.paused_at is not None:
+            await self._rollouts.resume(work, rollout, f"Resumed by {actor}.")
+        return rollout
+
+    async def _open(self, work: UnitOfWork, rollout_id: str) -> tuple[LogicalModel, Rollout]:
+        """The rollout under its model's lock. Raises NotFound, or Conflict if it has ended."""
+        found = await self._known(work, rollout_id)
         model = await store.lock_model(work, found.model)
         for rollout in await store.open_rollouts(work, found.model):
             if rollout.id == rollout_id:
-                await self._rollouts.roll_back(work, model, rollout, f"Aborted by {actor}: {reason}")
-                return rollout
+                return model, rollout
         raise Conflict("The rollout has ended.", "To take back a champion, roll back in the registry.")
+
+    async def _known(self, work: UnitOfWork, rollout_id: str) -> Rollout:
+        found = await store.rollout(work, rollout_id)
+        if found is None:
+            raise NotFound("There is no such rollout.", "List them: GET /rollouts.")
+        return found
 
     async def refuse(self, work: UnitOfWork, adapter: Adapter, reason: str) -> None:
         """Never load this adapter again, and end its rollout."""

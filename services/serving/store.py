@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Executable, or_
+from sqlalchemy import CursorResult, Executable, or_, tuple_
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import defer
 from sqlmodel import col, select, update
 
-from services.serving.domain import Adapter, Feedback, LogicalModel, Prediction, Rollout, Snapshot
+from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Prediction, Rollout, Snapshot
 from services.serving.ramp import Arm, Stats
 from shared.db import UnitOfWork
 
@@ -27,6 +28,7 @@ WITH answers AS (
     FROM answers WHERE arm = 'champion' AND outcome = 'ok'
 )
 SELECT arm, count(*) AS answers, count(*) FILTER (WHERE outcome = 'error') AS errors,
+    percentile_disc(0.5) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE outcome = 'ok') AS latency_p50_ms,
     percentile_disc(0.99) WITHIN GROUP (ORDER BY latency_ms) FILTER (WHERE outcome = 'ok') AS latency_p99_ms,
     count(*) FILTER (WHERE outcome = 'ok' AND latency_ms > :ratio * (SELECT p99 FROM champion)) AS slow,
     count(score) AS feedback, avg(score)::float AS mean_score
@@ -103,12 +105,23 @@ async def rollout(work: UnitOfWork, rollout_id: str) -> Rollout | None:
     return await work.session.get(Rollout, rollout_id)
 
 
-async def rollouts(work: UnitOfWork, model: str | None, limit: int) -> Sequence[Rollout]:
-    """Newest first."""
-    query = select(Rollout).order_by(col(Rollout.created_at).desc()).limit(limit)
+async def rollouts(
+    work: UnitOfWork, model: str | None, limit: int, after: Rollout | None = None
+) -> Sequence[Rollout]:
+    """Newest first; those older than `after`, if given."""
+    place = tuple_(col(Rollout.created_at), col(Rollout.id))
+    query = select(Rollout).order_by(col(Rollout.created_at).desc(), col(Rollout.id).desc()).limit(limit)
     if model is not None:
         query = query.where(Rollout.model == model)
-    return (await work.session.exec(query)).all()
+    if after is not None:
+        query = query.where(place < tuple_(after.created_at, after.id))
+    return (await work.session.exec(query.options(defer(Rollout.cause)))).all()  # type: ignore[arg-type]
+
+
+async def changes(work: UnitOfWork, rollout_id: str, limit: int) -> Sequence[Change]:
+    """The newest ones, oldest first."""
+    query = select(Change).where(Change.rollout_id == rollout_id).order_by(col(Change.id).desc())
+    return (await work.session.exec(query.limit(limit))).all()[::-1]
 
 
 async def statistics(work: UnitOfWork, rollout: Rollout, errors_in_a_row: int = 0) -> Stats:

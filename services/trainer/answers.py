@@ -1,5 +1,6 @@
 """What the trainer says about a run: in its log, on `training.status`, and on the reply topics that were named."""
 
+import structlog
 from prometheus_client import Counter
 
 from services.trainer.domain import ENDED, Entry, Request, Run
@@ -7,7 +8,10 @@ from services.trainer.store import Store
 from services.trainer.wishes import Wish
 from shared.clock import Clock
 from shared.db import UnitOfWork
+from shared.errors import DriftwheelError
 from shared.events import TrainingStatus
+
+log = structlog.get_logger()
 
 ANSWERS = Counter("driftwheel_trainer_answers_total", "Wishes for training by their answer.", ["answer"])
 
@@ -39,6 +43,23 @@ def repeat(work: UnitOfWork, run: Run, wish: Wish, request: Request | None) -> N
         work.emit(status.model_copy(update=asked))
         if request and request.reply_topic:
             work.emit(status.model_copy(update=asked), topic=request.reply_topic)
+
+
+def reject(work: UnitOfWork, wish: Wish, reply_topic: str | None, error: DriftwheelError) -> None:
+    """Answer a wish that becomes no run."""
+    ANSWERS.labels("rejected").inc()
+    status = TrainingStatus(
+        model=wish.model,
+        state="rejected",
+        reason=str(error)[:2_000],
+        dataset_digest=wish.dataset_digest or None,
+        drift_id=wish.drift_id,
+        idempotency_key=wish.idempotency_key,
+    )
+    log.info("wish.rejected", model=wish.model, reason=status.reason)
+    work.emit(status)
+    if reply_topic:
+        work.emit(status, topic=reply_topic)
 
 
 def _status(run: Run, state: str, reason: str) -> TrainingStatus:

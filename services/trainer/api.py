@@ -6,17 +6,22 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import Field
 
-from services.trainer.domain import ENDED, Run
+from services.trainer.domain import ENDED, Entry, Run, State
 from services.trainer.service import TrainerService
 from shared.auth import Caller, requires
 from shared.db import Database
-from shared.text import Json, ModelName
+from shared.text import Digest, Json, ModelName
 from shared.web import HttpWork
 
 Reader = Annotated[Caller, requires("run:read")]
 Writer = Annotated[Caller, requires("run:write")]
+Several = Annotated[
+    list[Annotated[str, Field(pattern=r"\Arun-[0-9a-f]{24}\z")]], Query(min_length=1, max_length=20)
+]
 POLL_SECONDS = 0.5
+_LARGEST = 2**31 - 1
 
 
 def make_api(service: TrainerService, db: Database) -> APIRouter:
@@ -27,11 +32,24 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
         work: HttpWork,
         _caller: Reader,
         model: ModelName | None = None,
+        state: State | None = None,
+        dataset: Digest | None = None,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Json:
         """Newest first; `after` is the last id of the page before."""
-        return {"runs": [summary(run) for run in await service.runs(work, model, after, limit)]}
+        found = await service.runs(work, model, after, limit + 1, state, dataset)
+        return {"runs": [summary(run) for run in found[:limit]], "has_more": len(found) > limit}
+
+    @router.get("/runs/comparison")
+    async def comparison(run: Several, work: HttpWork, _caller: Reader) -> Json:
+        """Up to 20 runs with recipe and best point; what does not exist is left out."""
+        return {"runs": [compared(one) for one in await service.these(work, run)]}
+
+    @router.get("/runs/curves")
+    async def curves(run: Several, work: HttpWork, _caller: Reader) -> Json:
+        """The loss curves of up to 20 runs; what does not exist is left out."""
+        return {"curves": [curve(one) for one in await service.these(work, run)]}
 
     @router.get("/runs/{run_id}")
     async def run(run_id: str, work: HttpWork, _caller: Reader) -> Json:
@@ -41,6 +59,19 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
     async def cancel(run_id: str, work: HttpWork, caller: Writer) -> Json:
         return view(await service.cancel(work, run_id, caller.subject))
 
+    @router.get("/runs/{run_id}/entries")
+    async def entries(
+        run_id: str,
+        work: HttpWork,
+        _caller: Reader,
+        after: Annotated[int | None, Query(ge=0, le=_LARGEST)] = None,
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
+    ) -> Json:
+        """Every announcement of the run, newest first; `after` is the last sequence of the page before."""
+        before = (await service.run(work, run_id)).sequence + 1 if after is None else after
+        found = await service.entries(work, run_id, before, limit + 1, newest=True)
+        return {"entries": [entry_view(entry) for entry in found[:limit]], "has_more": len(found) > limit}
+
     async def existing(run_id: str, work: HttpWork, _caller: Reader) -> str:
         return (await service.run(work, run_id)).id
 
@@ -48,20 +79,20 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
     async def stream(
         run_id: Annotated[str, Depends(existing)],
         _caller: Reader,
-        last_event_id: Annotated[int, Header(ge=0, le=2**31 - 1)] = 0,
+        last_event_id: Annotated[int, Header(ge=0, le=_LARGEST)] = 0,
     ) -> AsyncIterator[ServerSentEvent]:
         """Every announcement of the run after `Last-Event-ID`, then new ones until the run has ended."""
         seen = last_event_id
         while True:
             async with db.unit_of_work() as work:
                 ended = (await service.run(work, run_id)).state in ENDED
-                entries = await service.entries(work, run_id, seen, 100)
-            for entry in entries:
+                news = await service.entries(work, run_id, seen, 100)
+            for entry in news:
                 seen = entry.sequence
                 yield ServerSentEvent(id=str(seen), event=entry.status["state"], data=entry.status)
-            if ended and not entries:
+            if ended and not news:
                 return
-            if not entries:
+            if not news:
                 await asyncio.sleep(POLL_SECONDS)
 
     return router
@@ -71,13 +102,31 @@ def summary(run: Run) -> Json:
     """A run in a list."""
     return {
         **run.model_dump(mode="json", exclude={"curve", "recipe", "fruitless", "sequence"}),
+        "method": run.recipe["method"],
         "cost": _cost(run),
     }
 
 
+def compared(run: Run) -> Json:
+    """A run beside others."""
+    return {**summary(run), "recipe": run.recipe, "best": run.best()}
+
+
+def curve(run: Run) -> Json:
+    return {"id": run.id, "model": run.model, "state": run.state, "points": run.curve}
+
+
+def entry_view(entry: Entry) -> Json:
+    return {"sequence": entry.sequence, "at": entry.at.isoformat(), **entry.status}
+
+
 def view(run: Run) -> Json:
     """Everything about a run that its owner may want to know."""
-    return {**run.model_dump(mode="json", exclude={"fruitless", "sequence"}), "cost": _cost(run)}
+    return {
+        **run.model_dump(mode="json", exclude={"fruitless", "sequence"}),
+        "best": run.best(),
+        "cost": _cost(run),
+    }
 
 
 def _cost(run: Run) -> Json:

@@ -6,6 +6,7 @@ from services.trainer.api import make_api
 from services.trainer.fine_tuning import make_fine_tuning
 from services.trainer.handlers import make_handlers
 from services.trainer.methods import METHODS
+from services.trainer.metrics import RunProgress
 from services.trainer.service import TrainerService
 from services.trainer.settings import Settings
 from shared.base_model import base_digest
@@ -38,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         db=db,
         broker=make_broker(settings, db, "trainer", [make_handlers(service)]),
         api=[make_api(service, db), make_fine_tuning(service, clock)],
+        background=[("progress", RunProgress(db).run)],
         store=objects,
     )
 

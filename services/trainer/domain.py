@@ -76,6 +76,7 @@ class Run(Table, table=True):
             "model", "dataset_digest", "recipe_hash", "base_digest", "round", name="run_identity"
         ),
         Index("run_model", "model", "created_at"),
+        Index("run_newest", "created_at", "id"),
     )
     id: str = Field(primary_key=True)
     model: str
@@ -112,6 +113,11 @@ class Run(Table, table=True):
     created_at: datetime = Field(sa_type=DateTime(timezone=True))
     started_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
     finished_at: datetime | None = Field(default=None, sa_type=DateTime(timezone=True))
+
+    def best(self) -> Json | None:
+        """The point of the curve with the lowest validation loss; None while none was measured."""
+        measured = [point for point in self.curve if point.get("validation_loss") is not None]
+        return min(measured, key=lambda point: float(point["validation_loss"])) if measured else None
 
     def cost(self) -> Cost:
         return Cost(

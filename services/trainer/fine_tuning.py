@@ -230,8 +230,7 @@ def _message(status: Json) -> str:
 
 
 def checkpoint(run: Run) -> Json:
-    measured = [point for point in run.curve if point.get("validation_loss") is not None]
-    best = min(measured, key=lambda point: float(point["validation_loss"])) if measured else run.curve[-1]
+    best = run.best() or run.curve[-1]
     return {
         "id": f"{run.id}-step-{best['step']}",
         "object": "fine_tuning.job.checkpoint",

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import structlog
 
-from services.trainer.answers import ANSWERS, announce, repeat
+from services.trainer.answers import ANSWERS, announce, reject, repeat
 from services.trainer.domain import (
     DATASETS,
     RUN_ID,
@@ -17,11 +17,21 @@ from services.trainer.domain import (
     digest_of,
 )
 from services.trainer.store import Store
-from services.trainer.wishes import BYTES_PER_TOKEN, Facts, Wish, check, limit, recipe_hash, recipe_of, run_id
+from services.trainer.wishes import (
+    BYTES_PER_TOKEN,
+    Facts,
+    Wish,
+    check,
+    limit,
+    recipe_hash,
+    recipe_of,
+    refusal,
+    run_id,
+)
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.errors import Conflict, Invalid, NotFound, RetryLater
-from shared.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested, TrainingStatus
+from shared.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
 from shared.jobs import Jobs
 from shared.objects import Manifest, ObjectStore, read_manifest
 from shared.policy import Budget, Recipe
@@ -74,7 +84,7 @@ class TrainerService:
         await self._answer(work, wish)
 
     async def requested(self, work: UnitOfWork, event: TrainingRequested) -> None:
-        """Answer a request: accepted with a run, or rejected with the reason."""
+        """Answer a request: accepted with a run, or rejected with the reason. What cannot be read is rejected too."""
         wish = Wish(
             event.model,
             event.dataset_digest or "",
@@ -86,6 +96,9 @@ class TrainerService:
             idempotency_key=event.idempotency_key,
             again=True,
         )
+        if event.fault:
+            reject(work, wish, event.reply_topic, refusal(event.fault))
+            return
         body = digest_of(event.model_dump(mode="json", exclude={"idempotency_key"}))
         await self._answer(
             work,
@@ -112,19 +125,7 @@ class TrainerService:
         try:
             await self.submit(work, wish, request)
         except (Invalid, NotFound, Conflict) as error:
-            ANSWERS.labels("rejected").inc()
-            status = TrainingStatus(
-                model=wish.model,
-                state="rejected",
-                reason=str(error)[:2_000],
-                dataset_digest=wish.dataset_digest or None,
-                drift_id=wish.drift_id,
-                idempotency_key=wish.idempotency_key,
-            )
-            log.info("wish.rejected", model=wish.model, reason=status.reason)
-            work.emit(status)
-            if request and request.reply_topic:
-                work.emit(status, topic=request.reply_topic)
+            reject(work, wish, request.reply_topic if request else None, error)
 
     async def submit(self, work: UnitOfWork, wish: Wish, request: Request | None = None) -> Run:
         """The run of a wish: a new one, or the one that exists for the same model, dataset, recipe and base.
@@ -229,9 +230,23 @@ class TrainerService:
             raise NotFound("There is no such run.", "List them: driftwheel runs list.")
         return run
 
-    async def runs(self, work: UnitOfWork, model: str | None, after: str | None, limit: int) -> Sequence[Run]:
+    async def runs(
+        self,
+        work: UnitOfWork,
+        model: str | None,
+        after: str | None,
+        limit: int,
+        state: str | None = None,
+        dataset_digest: str | None = None,
+    ) -> Sequence[Run]:
+        """Newest first, without their curves; `after` is the last id of the page before."""
         start = await self.run(work, after) if after else None
-        return await Store(work.session).runs(model, start, limit)
+        return await Store(work.session).runs(model, start, limit, state, dataset_digest)
+
+    async def these(self, work: UnitOfWork, run_ids: Sequence[str]) -> list[Run]:
+        """Those of these runs that exist, in the given order, with their curves."""
+        found = {run.id: run for run in await Store(work.session).these(run_ids)}
+        return [found[run_id] for run_id in dict.fromkeys(run_ids) if run_id in found]
 
     async def entries(
         self, work: UnitOfWork, run_id: str, after: int, limit: int, newest: bool = False

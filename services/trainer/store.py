@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import TypeVar
 
-from sqlalchemy import func, text
+from sqlalchemy import func, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import defer
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -45,17 +46,31 @@ class Store:
         statement = select(Run).where(Run.id == run_id).execution_options(populate_existing=True)
         return (await self._session.exec(statement.with_for_update() if lock else statement)).first()
 
-    async def runs(self, model: str | None, after: Run | None, limit: int) -> Sequence[Run]:
-        """Newest first."""
+    async def runs(
+        self,
+        model: str | None,
+        after: Run | None,
+        limit: int,
+        state: str | None = None,
+        dataset_digest: str | None = None,
+    ) -> Sequence[Run]:
+        """Newest first, without their curves: those of a page of runs are megabytes."""
         statement = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
+        statement = statement.options(defer(Run.curve))  # type: ignore[arg-type]  # a column to SQLAlchemy
         if model:
             statement = statement.where(Run.model == model)
+        if state:
+            statement = statement.where(Run.state == state)
+        if dataset_digest:
+            statement = statement.where(Run.dataset_digest == dataset_digest)
         if after:
-            older = (col(Run.created_at) < after.created_at) | (
-                (col(Run.created_at) == after.created_at) & (col(Run.id) < after.id)
-            )
-            statement = statement.where(older)
+            place = tuple_(col(Run.created_at), col(Run.id))
+            statement = statement.where(place < (after.created_at, after.id))
         return (await self._session.exec(statement)).all()
+
+    async def these(self, run_ids: Collection[str]) -> Sequence[Run]:
+        """Those of these runs that exist, in no order, with their curves."""
+        return (await self._session.exec(select(Run).where(col(Run.id).in_(run_ids)))).all()
 
     async def last_round(self, run: Run) -> Run | None:
         """The newest try of the same wish."""
@@ -72,6 +87,11 @@ class Store:
         """Which of these runs exist and have not ended."""
         statement = select(Run.id).where(col(Run.id).in_(run_ids), col(Run.state).not_in(ENDED))
         return set((await self._session.exec(statement)).all())
+
+    async def working(self) -> Sequence[Run]:
+        """The runs that a worker has in hand."""
+        statement = select(Run).where(col(Run.state).in_(("running", "cancelling")))
+        return (await self._session.exec(statement)).all()
 
     async def tokens_per_second(self, base_digest: str) -> float | None:
         """What the last finished runs on this base really did; None before the first."""

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from services.trainer.domain import Declared, digest_of, price
 from shared.errors import Invalid
+from shared.events import Fault, TrainingRequested
 from shared.policy import Budget, Recipe
 from shared.text import place
 
@@ -89,9 +90,25 @@ def recipe_of(wish: Wish, declared: Declared) -> Recipe:
         return Recipe.model_validate(recipe.model_dump() | {"learning_rate": rate})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise Invalid(
-            f"recipe.{place(first['loc'])}: {first['msg']}", "See the recipe in the policy."
-        ) from None
+        raise refusal(Fault(f"recipe.{place(first['loc'])}", first["msg"])) from None
+
+
+def refusal(fault: Fault) -> Invalid:
+    """The answer to a request with a fault: the field, what is wrong with it, and what it may be."""
+    allowed = _allowed(fault.field)
+    detail = f"{fault.field}: {fault.problem}{f' (allowed: {allowed})' if allowed else ''}."
+    return Invalid(detail, "Correct the field and send it again; the policy shows a whole recipe.")
+
+
+def _allowed(field: str) -> str:
+    """The range of a number, as in `1 to 256` or `above 0, at most 1`; empty where there is none."""
+    document, name = (Recipe, field[7:]) if field.startswith("recipe.") else (TrainingRequested, field)
+    schema = document.model_json_schema()["properties"].get(name, {})
+    low, above, high = (schema.get(name) for name in ("minimum", "exclusiveMinimum", "maximum"))
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    floor = f"above {above}" if above is not None else f"at least {low}" if low is not None else ""
+    return ", ".join(part for part in (floor, f"at most {high}" if high is not None else "") if part)
 
 
 def over_budget(device_seconds: float, most: float, device_hour: float, currency: str) -> None:

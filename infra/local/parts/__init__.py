@@ -3,6 +3,7 @@
 from infra.local.credentials import SERVICES
 from infra.local.part import Part
 from infra.local.parts.caddy import FrontDoor
+from infra.local.parts.console import Console
 from infra.local.parts.engine import Engine
 from infra.local.parts.kafka import Kafka
 from infra.local.parts.postgres import Postgres
@@ -19,6 +20,7 @@ PARTS: dict[str, Part] = {
         *(Service(name) for name in SERVICES),
         Worker("trainer"),
         Worker("evaluator"),
+        Console(),
         FrontDoor(),
     )
 }

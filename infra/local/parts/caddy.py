@@ -22,7 +22,10 @@ class FrontDoor(Part):
             "FRONT_DOOR_PORT": str(site.ports["caddy"]),
             "XDG_DATA_HOME": str(folder),
             "XDG_CONFIG_HOME": str(folder),
-            **{f"UPSTREAM_{service.upper()}": f"{LOOPBACK}:{site.ports[service]}" for service in SERVICES},
+            **{
+                f"UPSTREAM_{service.upper()}": f"{LOOPBACK}:{site.ports[service]}"
+                for service in (*SERVICES, "console")
+            },
         }
         return Launch(
             [script("caddy"), "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"],

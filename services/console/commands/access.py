@@ -2,12 +2,16 @@
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 import yaml
 
-from services.console.door import Exit, call, fail, out, show_json, signing_key
+from services.console.door import Exit, call, err, fail, out, show_json, signing_key, url
+from services.console.door import token as user_token
 from services.console.output import AsJson
+
+_CONSOLE_SECONDS = 12 * 3_600.0
 
 
 def _seconds(text: str) -> float:
@@ -45,6 +49,24 @@ def token(
         show_json({"token": made, "subject": subject, "scopes": sorted(set(scope)), "seconds": seconds})
     else:
         typer.echo(made)
+
+
+def open_(
+    page: Annotated[str, typer.Argument(help="A path of the console.")] = "/",
+    show: Annotated[bool, typer.Option("--print", help="Print the address instead of opening it.")] = False,
+) -> None:
+    """Open the console in the browser, signed in with your token (DRIFTWHEEL_TOKEN, or one made here for 12 hours).
+
+    Example: driftwheel open /trace/support:2
+    """
+    import webbrowser
+
+    # Behind the # it stays in the browser: no server sees it, no log keeps it.
+    address = f"{url()}/login?next={quote(page)}#{quote(user_token(_CONSOLE_SECONDS))}"
+    if show or not webbrowser.open(address):
+        typer.echo(address)
+    else:
+        err.print(f"[dim]opened {url()}{page}[/]", highlight=False)
 
 
 def apply(file: Path, as_json: AsJson = False) -> None:

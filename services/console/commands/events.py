@@ -1,63 +1,24 @@
-"""`driftwheel trace | events tail | dlq …`: follow what happened, and mend it."""
+"""`driftwheel events tail | search | replay`: events as they pass, as they passed, and once more."""
 
 import asyncio
 import json
 import sys
+from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.status import Status
 from rich.text import Text
 
-from services.console.door import (
-    LOOK,
-    SERVICES,
-    Exit,
-    err,
-    everywhere,
-    fail,
-    out,
-    part,
-    post,
-    show_json,
-    stack_state,
-    warn,
-)
-from services.console.output import AsJson, table, when
+from services.console.door import SERVICES, Exit, err, fail, out, post, show_json
+from services.console.output import AsJson, confirmed, table
+from services.console.records import Sought, document, past, reader, since
 from shared.envelope import repair_headers
 from shared.text import Json
 
-events = typer.Typer(no_args_is_help=True, help="Events as they pass.")
-dlq = typer.Typer(no_args_is_help=True, help="Dead letters: what died, why, and again.")
-
-
-def trace(
-    any_id: Annotated[str, typer.Argument(help="Of anything: event, run, dataset, version, answer.")],
-    as_json: AsJson = False,
-) -> None:
-    """The whole story an id belongs to: what caused it, what it caused, where it waits.
-
-    Example: driftwheel trace support:2
-    """
-    from shared.trace import merge, render
-
-    parts, silent = asyncio.run(collect(any_id))
-    roots = merge(parts)
-    if as_json:
-        show_json({"steps": [step.to_json() for step in roots], "unreachable": silent})
-    else:
-        out.print(render(roots, silent))
-    if len(silent) == len(SERVICES):
-        fail(Exit.UNAVAILABLE, "No service answered.", LOOK)
-    if not roots:
-        raise typer.Exit(int(Exit.NOT_FOUND))
-
-
-async def collect(any_id: str) -> tuple[list[Json], list[str]]:
-    """What each service knows of the stories with this id, and which services did not answer."""
-    found = await everywhere(f"/trace/{part(any_id)}")
-    ids = sorted({one for answer in found.values() if answer for one in answer["correlations"]})[:50]
-    told = await everywhere("/stories", [("id", one) for one in ids])
-    return [answer for answer in told.values() if answer], [name for name, one in told.items() if one is None]
+events = typer.Typer(no_args_is_help=True, help="Events: as they pass, as they passed, and once more.")
+Lines = Annotated[bool, typer.Option("--json", help="One JSON document a line.")]
 
 
 @events.command()
@@ -65,67 +26,180 @@ def tail(
     topic: Annotated[list[str] | None, typer.Option(help="Repeatable; else all.")] = None,
     beginning: Annotated[bool, typer.Option(help="From the first event that is still kept.")] = False,
     count: Annotated[int | None, typer.Option(min=1, help="End after this many.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    as_json: Lines = False,
 ) -> None:
     """Events as they pass, one a line. Reads without a group, so it moves nobody's offsets.
 
     Example: driftwheel events tail --topic model.promoted --beginning
     """
-    from shared.events import EVENTS
-
-    known = [event.topic for event in EVENTS]
+    known = _topics()
     if unknown := sorted(set(topic or ()) - set(known)):
         fail(Exit.USAGE, f"There is no topic {unknown[0]}.", f"There are {', '.join(known)}.")
-    asyncio.run(_tail(_kafka(), topic or known, beginning, count, as_json))
+    asyncio.run(_tail(topic or known, beginning, count, as_json))
 
 
-def _kafka() -> str:
-    from infra.local.settings import LocalSettings
-
-    found = LocalSettings().kafka_bootstrap or stack_state().get("urls", {}).get("kafka")
-    if not found:
-        fail(
-            Exit.UNAVAILABLE,
-            "No Kafka is known here.",
-            "Start one: driftwheel up. Or set DRIFTWHEEL_KAFKA_BOOTSTRAP.",
-        )
-    return str(found)
-
-
-async def _tail(bootstrap: str, topics: list[str], beginning: bool, count: int | None, as_json: bool) -> None:
-    from aiokafka import AIOKafkaConsumer
-    from aiokafka.errors import KafkaError
-
-    reset = "earliest" if beginning else "latest"
-    servers = bootstrap.split(",")
-    consumer = AIOKafkaConsumer(*topics, bootstrap_servers=servers, group_id=None, auto_offset_reset=reset)
-    try:
-        await consumer.start()
+async def _tail(topics: list[str], beginning: bool, count: int | None, as_json: bool) -> None:
+    async with reader(*topics, newest=not beginning) as consumer:
         err.print("[dim]waiting for events; Ctrl-C ends[/]")
         async for record in consumer:
             _print(record, as_json)
             count = count - 1 if count else None
             if count == 0:
                 return
-    except KafkaError as error:
-        fail(Exit.UNAVAILABLE, f"Kafka at {bootstrap} does not answer: {error}.", LOOK)
-    finally:
-        await consumer.stop()
+
+
+@events.command()
+def search(
+    header: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, exact. Repeatable: all must hold.")
+    ] = None,
+    any_id: Annotated[str, typer.Option("--id", help="Event, story, run, answer, key: any id.")] = "",
+    text: Annotated[str, typer.Option(help="Anywhere in the payload, in either case.")] = "",
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Repeatable, dead-letter topics too; else all topics of events.")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--since", help="2h, 30m, 3d, or an ISO time; else all that is kept.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="End after so many.")] = 100,
+    as_json: Lines = False,
+) -> None:
+    """Find events by header, id or text, in all topics at once, straight from Kafka.
+
+    Reads what is there now and ends; without a group, so it moves nobody's offsets.
+
+    Example: driftwheel events search --header ce_source=/crm --since 2h
+    """
+    pairs = [one.partition("=") for one in header or ()]
+    if not all(name and mark for name, mark, _ in pairs):
+        fail(Exit.USAGE, "A header is NAME=VALUE.", "Example: --header ce_source=/trainer")
+    if not (pairs or any_id or text):
+        fail(Exit.USAGE, "Look for what?", "Give --header, --id or --text.")
+    try:
+        start = since(from_, datetime.now(UTC)) if from_ else None
+    except (ValueError, OverflowError):
+        fail(Exit.USAGE, "--since is no time.", "Write 2h, 30m, 3d or 2026-01-31T14:00:00Z.")
+    sought = Sought({name: value for name, _, value in pairs}, any_id, text)
+    if not asyncio.run(_search(topic or _topics(), start, sought, limit, as_json)):
+        raise typer.Exit(int(Exit.NOT_FOUND))
+
+
+async def _search(
+    topics: list[str], start: datetime | None, sought: Sought, limit: int, as_json: bool
+) -> int:
+    """How many were found. They are printed as they are found, partition by partition."""
+    found = 0
+    with err.status("[dim]looking[/]") as status:
+        async with aclosing(past(topics, start, lambda done, of: _progress(status, done, of))) as records:
+            async for record in records:
+                if sought.found(record):
+                    _print(record, as_json)
+                    found += 1
+                    if found == limit:
+                        err.print(f"[dim]{limit} found; there may be more: --limit[/]")
+                        return found
+    if not found:
+        err.print("[dim]no event matches[/]")
+    return found
+
+
+def _progress(status: Status, done: int, of: int) -> None:
+    status.update(f"[dim]{done:,} of {of:,} offsets[/]")
+
+
+@events.command()
+def replay(
+    from_: Annotated[str, typer.Option("--from", help="ISO time, or topic/partition/offset.")],
+    service: Annotated[str, typer.Option(help="Who reads them again.")],
+    topic: Annotated[list[str] | None, typer.Option(help="Repeatable; else all it consumes.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver events to a service again. What it handled before has no effect; a dry run says so first.
+
+    New events of these partitions wait until the old ones have passed, a few milliseconds each.
+
+    Example: driftwheel events replay --from 2026-01-31T14:00:00Z --service registry
+    """
+    if service not in SERVICES:
+        fail(Exit.USAGE, f"There is no service {service}.", f"One of: {', '.join(SERVICES)}.")
+    asked = {"from": from_, "topics": topic or []}
+    dry = post(f"/api/{service}/replay", {**asked, "dry_run": True})
+    if not as_json:
+        _plan(dry)
+    if not dry["here"]:
+        if as_json:
+            show_json(dry)
+        return
+    confirmed(f"Deliver {dry['records']:,} records to {service} again, {_effects(dry)}?", yes)
+    done = post(f"/api/{service}/replay", {**asked, "dry_run": False})
+    if as_json:
+        show_json(done)
+    else:
+        out.print(f"[green]✓[/] {done['records']:,} records come again in {', '.join(done['here'])}")
+
+
+def _plan(dry: Json) -> None:
+    table(
+        (
+            "topic",
+            "records",
+            "done: no effect",
+            "dead: stay dead",
+            "redriven",
+            "unknown: new effects",
+            "places",
+        ),
+        [
+            (
+                t["topic"],
+                t["records"],
+                t["done"],
+                t["dead"],
+                t["redriven"],
+                t["unknown"],
+                _places(t["partitions"]),
+            )
+            for t in dry["topics"]
+        ],
+        "Nothing lies between then and what the service has read.",
+    )
+    if dry["topics"]:
+        out.print(f"{dry['records']:,} records, {_effects(dry)}")
+    if dry["elsewhere"]:
+        err.print(
+            f"not read by the replica that answered, and left as they are: {', '.join(dry['elsewhere'])}",
+            style="yellow",
+            markup=False,
+        )
+
+
+def _places(partitions: list[Json]) -> str:
+    return ", ".join(f"p{p['partition']} {p['from']}-{p['to']}" for p in partitions)
+
+
+def _effects(dry: Json) -> str:
+    new = dry["new_effects"]
+    return "1 new effect" if new == 1 else f"{new:,} new effects"
+
+
+def _topics() -> list[str]:
+    from shared.events import EVENTS
+
+    return [event.topic for event in EVENTS]
 
 
 def _print(record: Any, as_json: bool) -> None:
-    headers = repair_headers(record.headers)
-    body = (record.value or b"").decode("utf-8", "backslashreplace")
     if as_json:
-        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        sys.stdout.write(json.dumps({**place, "headers": headers, "body": body}) + "\n")
+        sys.stdout.write(json.dumps(document(record)) + "\n")
         sys.stdout.flush()
         return
+    headers = repair_headers(record.headers)
     line = Text(f"{headers.get('ce_time', '')[11:23]:<12} ", "dim", no_wrap=True, overflow="ellipsis")
     line.append(f"{record.topic:<18}", "cyan")
     line.append(f" p{record.partition}@{record.offset} ", "dim")
     line.append(headers.get("ce_source", "?"), "green")
-    line.append(f" {_story(body)}", "default")
+    line.append(f" {_story(document(record)['body'])}", "default")
     # A pipe gets the whole line; a terminal gets what fits.
     out.print(line, crop=out.is_terminal, soft_wrap=not out.is_terminal)
 
@@ -142,54 +216,3 @@ def _story(body: str) -> str:
         name: value for name, value in payload.items() if isinstance(value, str | int | float) and value != ""
     }
     return "  ".join(f"{name}={str(value)[:36]}" for name, value in plain.items())
-
-
-@dlq.command("list")
-def list_(as_json: AsJson = False) -> None:
-    """All dead letters of all services.
-
-    Example: driftwheel dlq list
-    """
-    answers = asyncio.run(everywhere("/dead-letters"))
-    silent = [service for service, answer in answers.items() if answer is None]
-    found = [
-        {"service": service, **letter}
-        for service, answer in answers.items()
-        if answer
-        for letter in answer["dead_letters"]
-    ]
-    for service in silent:
-        warn(f"{service} does not answer: its dead letters are not shown.", LOOK)
-    if as_json:
-        show_json(found)
-    else:
-        _letters(found)
-    if silent:
-        raise typer.Exit(int(Exit.UNAVAILABLE))
-
-
-def _letters(found: list[Json]) -> None:
-    table(
-        ("service", "event", "topic", "tries", "died", "why"),
-        [
-            (d["service"], d["event_id"], d["topic"], d["attempts"], when(d["handled_at"]), d["error"])
-            for d in found
-        ],
-        "Nothing is dead.",
-    )
-
-
-@dlq.command()
-def redrive(service: str, event: str, as_json: AsJson = False) -> None:
-    """Handle a dead letter again, once, under its own id.
-
-    Example: driftwheel dlq redrive registry 0193…
-    """
-    if service not in SERVICES:
-        fail(Exit.USAGE, f"There is no service {service}.", f"One of: {', '.join(SERVICES)}.")
-    found = post(f"/api/{service}/dead-letters/{part(event)}/redrive")
-    if as_json:
-        show_json(found)
-    else:
-        out.print(f"[green]✓[/] sent to {found['topic']} again")
-        err.print(f"[dim]follow it: driftwheel trace {event}[/]")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from services.monitor.detectors.measurement import Measurement, NotMeasurableError
+from services.monitor.detectors.words import typical
 
 MIN_TEXTS = 20
 _Z99 = 2.3263478740408408  # 99th percentile of the standard normal distribution
@@ -43,7 +44,7 @@ def text_domain(reference: Sequence[str], current: Sequence[str], min_score: flo
     return Measurement(
         score=score,
         bar=bar,
-        report=report,
+        report={**report, "words": typical(reference, current)},
         page=snapshot.get_html_str(as_iframe=False),
     )
 

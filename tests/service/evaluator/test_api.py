@@ -8,7 +8,7 @@ from tests.service.evaluator.conftest import MODEL, World
 
 
 async def test_scopes(world: World, token: Callable[..., str]) -> None:
-    for path in ("/evaluations", "/evaluations/eval-1"):
+    for path in ("/evaluations", "/evaluations/eval-1", "/evaluations/eval-1/answers"):
         for headers, expected in (
             ({"authorization": ""}, 401),
             ({"authorization": f"Bearer {token('model:read', 'chat')}"}, 403),

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from shared import db
+from tests.service.kernel.small_service import SmallService
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +25,14 @@ def make_kernel_database(postgres: Any) -> Callable[[], str]:
         return url
 
     return make
+
+
+@pytest.fixture
+def service(
+    kafka: Any,
+    make_kernel_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> SmallService:
+    """A service with a topic and a database of its own; not started."""
+    return SmallService(kafka, make_kernel_database(), tmp_path / "jwks.json", monkeypatch)

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaRouter
 
 from infra.kafka import topics
-from shared import inbox
+from shared import dead_letters
 from shared.bus import (
     EVENT_BY_TOPIC,
     EventRouter,
@@ -258,14 +258,14 @@ async def test_a_redriven_dead_letter_is_handled_once(desk: Desk) -> None:
         await until(is_dead, "the death")
         broken = False
         async with desk.db.unit_of_work() as work:
-            assert await inbox.redrive(work, event_id) == desk.topic
+            assert await dead_letters.redrive(work, event_id) == desk.topic
         await until(lambda: _has(desk, "sick"), "the redriven event")
         with pytest.raises(Conflict):
             async with desk.db.unit_of_work() as work:
-                await inbox.redrive(work, event_id)
+                await dead_letters.redrive(work, event_id)
         with pytest.raises(NotFound):
             async with desk.db.unit_of_work() as work:
-                await inbox.redrive(work, "never-seen")
+                await dead_letters.redrive(work, "never-seen")
         await desk.send("sick")
         await desk.send("after")
         await until(lambda: _has(desk, "after"), "the event after")

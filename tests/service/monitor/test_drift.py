@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.monitor.domain import REPORTS
 from shared.events import Event
@@ -129,6 +130,7 @@ async def test_the_next_retraining_waits_for_the_end_of_the_last_and_for_the_coo
 async def test_a_flight_nobody_ends_times_out_after_the_cooldown_too(world: World) -> None:
     await world.live_through(TRAVEL, right=0.1)
     [first] = await world.detected()
+    await world.tell(training("started", first["drift_id"]))
     world.later(3_600)
     await world.live_through(TRAVEL, right=0.1)
     assert await world.verdicts() == ["retrain"]
@@ -250,3 +252,19 @@ async def test_old_answers_are_forgotten(world: World) -> None:
     async with world.db.unit_of_work() as work:
         assert (await work.execute("SELECT answer_id FROM prediction")).scalars().all() == ["new"]
         assert (await work.execute("SELECT count(*) FROM feedback")).scalar() == 0
+
+
+async def test_prometheus_sees_how_long_a_retraining_is_under_way(world: World) -> None:
+    def seconds() -> float | None:
+        return REGISTRY.get_sample_value("driftwheel_monitor_retraining_seconds", {"model": MODEL})
+
+    await world.live_through(BANK, right=0.9)
+    assert seconds() == 0
+    await world.live_through(TRAVEL, right=0.1)
+    [drift] = await world.detected()
+    world.later(500)
+    await world.look()
+    assert seconds() == 500
+    await world.tell(training("failed", drift["drift_id"]))
+    await world.look()
+    assert seconds() == 0

@@ -58,7 +58,14 @@ async def test_hostile_names(world: World) -> None:
     for name in HOSTILE:
         body = await world.http.post("/policies", json={"model": name})
         assert body.status_code in (400, 422), name
-        for path in ("/models/{}", "/policies/{}", "/models/{}/versions", "/models/{}/aliases"):
+        for path in (
+            "/models/{}",
+            "/policies/{}",
+            "/models/{}/versions",
+            "/models/{}/aliases",
+            "/models/{}/rollback",
+            "/policies/{}/revisions",
+        ):
             answer = await world.http.get(path.format(quote(name, safe="")))
             # What decodes to a slash names another route, or none; an empty name is the list.
             assert answer.status_code in (400, 404, 422) or name == "" or "/" in name, (path, name)
@@ -133,7 +140,11 @@ ROUTES: list[tuple[str, str, str]] = [
     ("GET", f"/models/{MODEL}", "model:read"),
     ("GET", f"/models/{MODEL}/versions", "model:read"),
     ("GET", f"/models/{MODEL}/versions/1", "model:read"),
+    ("GET", f"/models/{MODEL}/versions/1/traffic", "model:read"),
+    ("GET", f"/models/{MODEL}/versions/1/card", "model:read"),
     ("GET", f"/models/{MODEL}/aliases", "model:read"),
+    ("GET", f"/models/{MODEL}/rollback", "model:read"),
+    ("GET", f"/policies/{MODEL}/revisions", "model:read"),
     ("POST", "/policies", "model:write"),
     ("POST", f"/models/{MODEL}/rollback", "model:write"),
 ]

@@ -171,6 +171,35 @@ async def test_rollouts_are_shown_and_aborted(door: Door) -> None:
     assert [event.state for event in await sent(door.story.db, RolloutChanged)] == ["started", "rolled_back"]
 
 
+async def test_rollouts_are_paused_and_resumed(door: Door) -> None:
+    await door.story.hears(declared(), approved(1), promoted(1, 1), approved(2))
+    await door.story.has_ready(1, 2)
+    await door.story.ticks()
+    rollout = await door.story.rollout(2)
+    path = f"/rollouts/{rollout.id}"
+    for verb in ("pause", "resume"):
+        assert (await door.call("POST", f"{path}/{verb}", {"reason": "x"}, "model:read"))[0] == 403
+    for body in ({}, {"reason": ""}, {"reason": "x" * 501}, {"reason": "x", "for": 3}):
+        assert (await door.call("POST", f"{path}/pause", body, "model:write"))[0] == 422
+    for _ in range(2):
+        status, paused = await door.call("POST", f"{path}/pause", {"reason": "look at it"}, "model:write")
+        assert (status, paused["weight"], paused["reason"]) == (200, 5, "Paused by ann: look at it")
+        assert paused["paused_at"]
+    for _ in range(2):
+        status, resumed = await door.call("POST", f"{path}/resume", {}, "model:write")
+        assert (status, resumed["state"], resumed["paused_at"]) == (200, "running", None)
+    await door.story.serves(rollout.id, "challenger", 3, scores=[1, 0])
+    _, shown = await door.call("GET", path, scope="model:read")
+    assert [change["state"] for change in shown["changes"]] == ["planned", "started", "paused", "resumed"]
+    assert [step["state"] for step in shown["steps"]] == ["present", "ahead", "ahead", "ahead"]
+    assert shown["judgement"]["needs"][0] == {"what": "challenger answers", "have": 3, "need": 30}
+    assert shown["judgement"]["arms"][0]["score"]["value"] == 0.5
+    _, newest = await door.call("GET", "/rollouts?limit=1", scope="model:read")
+    _, older = await door.call("GET", f"/rollouts?after={newest['rollouts'][0]['id']}", scope="model:read")
+    assert [one["model_version"] for one in newest["rollouts"] + older["rollouts"]] in ([2, 1], [1, 2])
+    assert (newest["has_more"], older["has_more"]) == (True, False)
+
+
 @pytest.mark.parametrize(
     "path",
     ["/rollouts/x", "/rollouts/%00", "/rollouts/..%2f..%2fetc", "/rollouts?limit=-1", "/rollouts?model=A"],
@@ -202,6 +231,8 @@ async def test_every_route_but_the_public_ones_needs_a_token(door: Door) -> None
         ("GET", "/rollouts"),
         ("GET", "/rollouts/" + "0" * 36),
         ("POST", "/rollouts/" + "0" * 36 + "/abort"),
+        ("POST", "/rollouts/" + "0" * 36 + "/pause"),
+        ("POST", "/rollouts/" + "0" * 36 + "/resume"),
         ("GET", "/adapters"),
     ):
         status, _ = await door.call(method, path, {} if method == "POST" else None, authorization="")

@@ -115,6 +115,24 @@ async def test_a_refused_request_is_answered_with_reason_and_next_step(
         assert reason in answer["reason"]
 
 
+async def test_a_request_that_is_out_of_range_is_answered_not_buried(world: World) -> None:
+    await world.declare()
+    wanted = {"dataset_digest": await world.dataset(), "reply_topic": REPLIES}
+    await world.tell(request(**wanted, recipe={"learning_rate": 5}))
+    assert await world.runs() == []
+    for topic in ("training.status", REPLIES):
+        (answer,) = await world.sent(topic)
+        assert (answer["state"], answer["idempotency_key"], answer["dataset_digest"]) == (
+            "rejected",
+            "k-1",
+            wanted["dataset_digest"],
+        )
+        assert answer["reason"].startswith("recipe.learning_rate: ")
+        assert "above 0, at most 1" in answer["reason"]
+    await world.tell(request(**wanted))
+    assert await world.states() == ["rejected", "accepted"], "the key is free for the corrected request"
+
+
 async def test_a_dataset_for_another_base_is_refused(world: World) -> None:
     await world.declare()
     await world.tell(ready(await world.dataset(base_digest="f" * 64), drift_id="d-1"))

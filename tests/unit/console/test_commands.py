@@ -291,7 +291,7 @@ def test_trace_tells_one_story_and_names_who_is_silent(driftwheel: Command, door
     told = driftwheel("trace", "drift-1")
     assert told.exit_code == Exit.OK, told.output
     assert told.stdout.index("drift.detected") < told.stdout.index("dataset.ready")
-    assert "serving did not answer" in told.stdout
+    assert "serving does not answer" in told.stdout
     assert ("GET", "/api/data/stories?id=c") in door.asked
     document = json.loads(driftwheel("trace", "drift-1", "--json").stdout)
     assert document["unreachable"] == ["serving"]

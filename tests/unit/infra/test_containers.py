@@ -16,14 +16,14 @@ from services.serving.engines import ENGINES, EngineOptions
 ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
-PUBLISHED = {"caddy", "prometheus"}
+PUBLISHED = {"caddy", "prometheus", "grafana"}
 
 
 def test_every_part_has_its_container() -> None:
     assert set(PARTS) <= set(CONTAINERS)
 
 
-def test_only_the_front_door_and_prometheus_publish_a_port_on_loopback() -> None:
+def test_only_what_people_look_at_publishes_a_port_and_on_loopback() -> None:
     assert {name for name, container in CONTAINERS.items() if "ports" in container} == PUBLISHED
     assert all(port.startswith("127.0.0.1:") for name in PUBLISHED for port in CONTAINERS[name]["ports"])
 

@@ -1,14 +1,18 @@
 """What is refused before it costs anything, and when two wishes are the same run."""
 
+import re
 from typing import Any
 
 import pytest
+from faststream import apply_types
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from services.trainer.domain import Declared
-from services.trainer.wishes import Facts, Wish, check, limit, recipe_hash, recipe_of, run_id
+from services.trainer.wishes import Facts, Wish, check, limit, recipe_hash, recipe_of, refusal, run_id
 from shared.errors import Invalid
+from shared.events import TrainingRequested
 from shared.policy import Budget, Recipe
 
 BASE, DATASET = "b" * 64, "d" * 64
@@ -84,6 +88,68 @@ def test_a_bad_recipe_is_refused_with_its_field_and_without_its_value(field: str
         recipe_of(WISH._replace(overrides={field: value}), declared())
     assert refused.value.detail.startswith("recipe")
     assert "example.org" not in str(refused.value)
+
+
+REQUEST = {
+    "model": "support",
+    "idempotency_key": "k-1",
+    "dataset_digest": DATASET,
+    "reply_topic": "replies.pipeline",
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        ({"recipe": {"rank": 0}}, r"recipe\.rank: .*\(allowed: 1 to 256\)"),
+        ({"recipe": {"learning_rate": 1e30}}, r"recipe\.learning_rate: .*\(allowed: above 0, at most 1\)"),
+        ({"recipe": {"patience": 0}}, r"recipe\.patience: .*\(allowed: at least 1\)"),
+        ({"recipe": {"rank": 1, "alpha": 9}}, "recipe: .*alpha/rank must be at most 8"),
+        ({"recipe": {"base": "https://example.org"}}, r"recipe\.base: Extra inputs"),
+        ({"recipe": {"targets": ["https://example.org"]}}, r"recipe\.targets\.0: "),
+        ({"recipe": "https://example.org"}, "recipe: "),
+        ({"priority": 99}, r"priority: .*\(allowed: -10 to 10\)"),
+        ({"files": ["file-1"]}, "the body: .*exactly one of dataset_digest and files"),
+    ],
+)
+def test_a_request_with_a_fault_is_read_and_its_answer_names_the_field_and_the_range(
+    part: dict[str, Any], reason: str
+) -> None:
+    event = TrainingRequested.model_validate(REQUEST | part)
+    assert event.fault
+    answer = refusal(event.fault)
+    assert re.match(reason, answer.detail)
+    assert "example.org" not in str(answer)
+    assert (event.model, event.idempotency_key, event.reply_topic) == ("support", "k-1", "replies.pipeline")
+    with pytest.raises(ValidationError):
+        TrainingRequested(**REQUEST | part)
+
+
+def test_a_request_without_a_fault_has_none_and_a_bad_address_is_not_answered() -> None:
+    assert TrainingRequested.model_validate(REQUEST).fault is None
+    astray = TrainingRequested.model_validate(REQUEST | {"reply_topic": "model.approved"})
+    assert (astray.fault is not None, astray.reply_topic) == (True, None)
+
+
+async def test_a_request_with_a_fault_reaches_its_handler() -> None:
+    """The handler's argument is validated once more by the framework; the fault must survive that."""
+    got: list[TrainingRequested] = []
+
+    async def handler(event: TrainingRequested) -> None:
+        got.append(event)
+
+    document = {**REQUEST, "dataset_digest": "nonsense"}
+    await apply_types(handler)(event=TrainingRequested.model_validate(document))
+    (event,) = got
+    assert (event.fault is not None, event.dataset_digest) == (True, None)
+
+
+@pytest.mark.parametrize("lost", [{"model": "../x"}, {"idempotency_key": ""}, {"model": None}])
+def test_a_request_of_nobody_cannot_be_answered(lost: dict[str, Any]) -> None:
+    documents: tuple[Any, ...] = (REQUEST | lost | {"recipe": {"rank": 0}}, {}, [], None)
+    for document in documents:
+        with pytest.raises(ValidationError):
+            TrainingRequested.model_validate(document)
 
 
 def test_overrides_replace_fields_of_the_declared_recipe() -> None:

@@ -1,0 +1,72 @@
+"""`driftwheel trace ID`: the whole story an id belongs to, and why it does not move."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from services.console.door import LOOK, SERVICES, Exit, err, everywhere, fail, out, part, show_json
+from services.console.output import AsJson
+from services.console.story import render
+from shared.text import Json
+from shared.trace import Step, everything, merge, searched
+from shared.waiting import Waiting, why
+
+_PAUSE_SECONDS = 1.0
+
+
+def trace(
+    any_id: Annotated[
+        str, typer.Argument(help="Of anything: event, run, dataset, version, answer, object key.")
+    ],
+    as_json: AsJson = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Until nothing more is expected; Ctrl-C ends.")
+    ] = False,
+) -> None:
+    """The whole story an id belongs to: what caused it, what it caused, where it waits and why.
+
+    Example: driftwheel trace support:2
+    """
+    roots, silent, waiting = asyncio.run(_followed(any_id) if follow else look(any_id))
+    if as_json:
+        show_json(everything(roots, silent, waiting=waiting.to_json() if waiting else None))
+    elif not follow or not out.is_terminal:
+        out.print(render(roots, silent, waiting))
+    if len(silent) == len(SERVICES):
+        fail(Exit.UNAVAILABLE, "No service answered.", LOOK)
+    if not roots:
+        raise typer.Exit(int(Exit.NOT_FOUND))
+
+
+async def look(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
+    """The story as it stands: steps, services that do not answer, what it waits for."""
+    parts, silent = await collect(any_id)
+    roots = merge(parts, silent)
+    waits = [{"service": told["service"], **wait} for told in parts for wait in told.get("waits", ())]
+    return roots, silent, why(roots, parts, silent, datetime.now(UTC), waits)
+
+
+async def collect(any_id: str) -> tuple[list[Json], list[str]]:
+    """What each service knows of the stories with this id, and which services did not answer."""
+    found = await everywhere(f"/trace/{part(searched(any_id))}")
+    ids = sorted({one for answer in found.values() if answer for one in answer["correlations"]})[:50]
+    told = await everywhere("/stories", [("id", one) for one in ids])
+    return [answer for answer in told.values() if answer], [name for name, one in told.items() if one is None]
+
+
+async def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
+    """Drawn again each second until the story ends. An id that nobody knows yet is waited for."""
+    with Live(console=out, auto_refresh=False, transient=False) as screen:
+        while True:
+            story = await look(any_id)
+            roots, silent, waiting = story
+            if out.is_terminal:
+                screen.update(render(roots, silent, waiting), refresh=True)
+            if roots and waiting is None:
+                return story
+            if not roots:
+                err.print("[dim]nothing is known of this id yet; Ctrl-C ends[/]")
+            await asyncio.sleep(_PAUSE_SECONDS)

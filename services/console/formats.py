@@ -1,0 +1,89 @@
+"""Values as people read them: times, durations, shares, sizes. The same in pages and in the terminal."""
+
+from datetime import UTC, datetime
+
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
+_FAST = 10
+
+
+def parsed(value: str | datetime | None) -> datetime | None:
+    """A time with its zone, from ISO 8601 text; None for what is none."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def timestamp(value: str | datetime | None) -> str:
+    """`2026-11-25 14:03:07 UTC`, or a dash."""
+    at = parsed(value)
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if at else "–"
+
+
+def clock(value: str | datetime | None) -> str:
+    """`14:03:07.123`: for lines that follow one another within a day."""
+    at = parsed(value)
+    return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3] if at else "–"
+
+
+def ago(value: str | datetime | None) -> str:
+    """`12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`, or a dash."""
+    at = parsed(value)
+    if at is None:
+        return "–"
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    if seconds < 1:
+        return "just now"
+    # What is minutes old needs no seconds, what is hours old no minutes.
+    coarse = next((unit for unit in (_DAY, _HOUR, _MINUTE, 1) if seconds >= unit), 1)
+    name = {_DAY: "d", _HOUR: "h", _MINUTE: "min", 1: "s"}[coarse]
+    return f"{int(seconds // coarse)} {name} ago"
+
+
+def duration(seconds: float | None) -> str:
+    """`40 ms`, `7.2 s`, `3 min 05 s`, `2 h 10 min`, `4 d`, or a dash."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < _FAST:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    if whole < _DAY:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02d} min"
+    return f"{whole // _DAY} d"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """`1,234` for whole numbers, `0.288` for others, or a dash."""
+    if value is None:
+        return "–"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.{digits}g}" if abs(value) < 1 else f"{value:,.{max(digits - 1, 0)}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    return "–" if share is None else f"{share * 100:.{digits}f} %"
+
+
+def short(digest: str | None) -> str:
+    """The first 12 characters of a digest or id."""
+    return (digest or "–")[:12]
+
+
+def size(count: float | None) -> str:
+    """Bytes as `12 kB`, `3.4 MB`, or a dash."""
+    if count is None:
+        return "–"
+    for unit in ("B", "kB", "MB"):
+        if count < 1_000:
+            return f"{count:.0f} {unit}" if count >= _FAST or unit == "B" else f"{count:.1f} {unit}"
+        count /= 1_000
+    return f"{count:.1f} GB"

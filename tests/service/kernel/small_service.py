@@ -1,0 +1,107 @@
+"""A whole service in this process: one route, one topic, one handler, one job, on real Kafka and PostgreSQL."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi import APIRouter, FastAPI
+
+from infra.kafka import topics
+from shared.bus import EVENT_BY_TOPIC, EventRouter, Work, make_broker, make_router
+from shared.db import Database
+from shared.events import FeedbackRecorded, TrainingStatus
+from shared.jobs import Attempt, Jobs
+from shared.runtime import make_app
+from shared.settings import ServiceSettings, settings_config
+from shared.web import HttpWork
+
+JOB = "think"
+
+
+class Settings(ServiceSettings):
+    model_config = settings_config("data")
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.05)
+    return value
+
+
+class SmallService:
+    """POST /judgements announces feedback; its handler announces a status and defers a job, which announces another.
+
+    The handler holds while `held` is set; it fails for feedback that is called poison.
+    """
+
+    def __init__(self, kafka: Any, url: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.url = url
+        self.topic = kafka.fresh_topic()
+        self.bootstrap = kafka.bootstrap
+        asyncio.run(topics.ensure(kafka.bootstrap, [topics.Topic(f"{self.topic}.data.dlq", 1)]))
+        monkeypatch.setattr(FeedbackRecorded, "topic", self.topic)
+        monkeypatch.setitem(EVENT_BY_TOPIC, self.topic, FeedbackRecorded)
+        jwks.write_text('{"keys": []}')
+        self.settings = Settings(database_url=url, kafka_bootstrap=kafka.bootstrap, auth_jwks_file=jwks)
+        self.held = threading.Event()
+
+    def app(self, *, worker: bool = True) -> FastAPI:
+        db = Database("data", self.url)
+        jobs = Jobs("data", db)
+        jobs.add(JOB, self._think)
+        return make_app(
+            service="data",
+            settings=self.settings,
+            db=db,
+            broker=make_broker(self.settings, db, "data", [self._handlers()]),
+            api=[self._api()],
+            jobs=jobs if worker else None,
+        )
+
+    def _api(self) -> APIRouter:
+        router = APIRouter()
+
+        @router.post("/judgements/{name}")
+        async def judge(name: str, work: HttpWork) -> dict[str, str]:
+            return {"event_id": work.emit(feedback(name))}
+
+        return router
+
+    def _handlers(self) -> EventRouter:
+        router = make_router("data")
+
+        @router.on(FeedbackRecorded)
+        async def on_feedback_recorded(event: FeedbackRecorded, work: Work) -> None:
+            while self.held.is_set():
+                await asyncio.sleep(0.02)
+            if event.feedback_id == "poison":
+                raise ValueError("poison")
+            work.emit(TrainingStatus(model="support", state="accepted", run_id=event.feedback_id))
+            await work.defer(JOB, lock=event.feedback_id, name=event.feedback_id)
+
+        return router
+
+    async def _think(self, attempt: Attempt, name: str) -> None:
+        async with attempt.work() as work:
+            work.emit(TrainingStatus(model="support", state="started", run_id=name))
+
+    def sent(self, state: str, name: str) -> dict[str, str]:
+        """The headers of the status that was announced and is in Kafka; empty while there is none."""
+        query = (
+            "SELECT headers FROM outbox WHERE sent_at IS NOT NULL AND convert_from(body, 'UTF8')::jsonb @> %s"
+        )
+        wanted = f'{{"state": "{state}", "run_id": "{name}"}}'
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute(query, [wanted]).fetchone()
+        return dict(row[0]) if row else {}
+
+
+def feedback(name: str) -> FeedbackRecorded:
+    return FeedbackRecorded(feedback_id=name, answer_id=f"a-{name}", model="support", score=1, actor="ann")
