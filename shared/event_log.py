@@ -69,7 +69,8 @@ async def newest(
         work, *_query(_RECEIVED, "received_at", "event_id", _INBOX_BY_ID, given, [_FOREIGN])
     )
     rows = [_sent(service, row) for row in sent] + [_received(service, row) for row in received]
-    rows.sort(key=lambda row: row["at"], reverse=True)  # stable: rows of one moment stay as PostgreSQL orders ids
+    # Stable: rows of one moment stay as PostgreSQL orders their ids, which is how the next page goes on.
+    rows.sort(key=lambda row: row["at"], reverse=True)
     shown, following = page(rows, limit, "at")
     return {"events": shown, "next": following}
 

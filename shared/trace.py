@@ -4,7 +4,6 @@ Inbox, outbox and job rows are the record; spans are only links. `local_trace` i
 whole: used by the command line and by the console alike.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from shared.db import UnitOfWork
+from shared.event_log import summary
 from shared.events import CONSUMERS
 from shared.job_history import JOBS_OF
 from shared.text import Json
@@ -88,16 +88,8 @@ async def local_trace(work: UnitOfWork, service: str, ids: Sequence[str]) -> Jso
 
 def _plain(row: Json) -> Json:
     if "body" in row:
-        row["payload"] = _summary(row.pop("body"))
+        row["payload"] = summary(row.pop("body"))
     return {name: item.isoformat() if isinstance(item, datetime) else item for name, item in row.items()}
-
-
-def _summary(body: bytes | None) -> Json:
-    """The scalars of a payload: enough to read a story, without its bulk."""
-    payload = json.loads(body) if body else {}
-    return {
-        name: item for name, item in payload.items() if isinstance(item, str | int | float) and item != ""
-    }
 
 
 @dataclass(slots=True)

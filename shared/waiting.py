@@ -121,12 +121,12 @@ def _reason(
     if not row:
         behind = "" if lag is None else f" (its oldest unread event there is {lag:.0f} s old)"
         return f"{service} has not taken it from Kafka yet{behind}", "driftwheel status"
-    job = next((job for job in step.jobs if job["service"] == service), None)
-    if job:
-        return _job(job, service)
     said = next((wait for wait in waits if wait["service"] == service), None)
     if said:
         return said["reason"], said["command"]
+    job = next((job for job in step.jobs if job["service"] == service), None)
+    if job:
+        return _job(job, service)
     return f"{service} has handled it and not answered yet", "driftwheel status"
 
 

@@ -161,6 +161,13 @@ class Stack:
         """Stop the part in good order; the supervisor starts it again at once."""
         self._runners[part].restart()
 
+    def take_down(self, part: str) -> None:
+        """kill -9 the part's process and leave it down, until `start(part)`."""
+        runner = self._runners.pop(part)
+        runner.kill()
+        runner.begin_stop()
+        runner.finish_stop()
+
     def wait_ready(self, part: str, deadline_seconds: float = 60.0) -> None:
         """Return when the part is ready; raises TimeoutError with what it said last."""
         runner = self._runners[part]

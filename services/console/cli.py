@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from services.console.commands import access, answers, datasets, dlq, events, models, runs, stack, trace
+from services.console.commands import (
+    access,
+    answers,
+    datasets,
+    dlq,
+    drifts,
+    events,
+    models,
+    rollouts,
+    runs,
+    stack,
+    trace,
+)
 from services.console.door import Exit, warn
 
 app = typer.Typer(
@@ -47,6 +59,8 @@ app.add_typer(dlq.app, name="dlq", rich_help_panel="On call")
 app.add_typer(datasets.app, name="datasets", rich_help_panel="The loop")
 app.add_typer(runs.app, name="runs", rich_help_panel="The loop")
 app.add_typer(models.app, name="models", rich_help_panel="The loop")
+app.add_typer(rollouts.app, name="rollouts", rich_help_panel="The loop")
+app.add_typer(drifts.app, name="drifts", rich_help_panel="The loop")
 
 
 def main() -> None:

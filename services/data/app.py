@@ -8,6 +8,7 @@ from services.data.comparer import Comparer
 from services.data.handlers import make_handlers
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
+from services.data.store import waits
 from shared.base_model import base_digest
 from shared.bus import make_broker
 from shared.clock import SystemClock
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
         jobs=jobs,
         store=objects,
         streamed=("/v1/files",),
+        waits=waits,
     )
 
 

@@ -23,6 +23,8 @@ from services.data.domain import (
     Used,
     Voices,
 )
+from shared.db import UnitOfWork
+from shared.text import Json
 
 _LABELS = """
 WITH judged AS (
@@ -181,3 +183,19 @@ class Store:
         if feedback_ids:
             rows = [{"digest": digest, "feedback_id": feedback_id} for feedback_id in feedback_ids]
             await self._session.execute(insert(Used).on_conflict_do_nothing(), rows)
+
+
+async def waits(work: UnitOfWork, correlation_ids: Sequence[str]) -> list[Json]:
+    """What the builds of these stories wait for: `reason` and the `command` that shows more."""
+    query = select(Build).where(
+        col(Build.state) == "waiting",
+        col(Build.detail) != "",
+        col(Build.cause)["correlationid"].as_string().in_(correlation_ids),
+    )
+    return [
+        {
+            "reason": f"the dataset waits: {build.detail.rstrip('.')}",
+            "command": f"driftwheel datasets show {build.id}",
+        }
+        for build in (await work.session.exec(query)).all()
+    ]

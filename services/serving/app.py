@@ -16,6 +16,7 @@ from services.serving.rollouts import Rollouts
 from services.serving.service import ServingService
 from services.serving.settings import Settings
 from services.serving.upstream import Upstream
+from services.serving.waits import waits
 from shared.bus import make_broker
 from shared.clock import SystemClock
 from shared.db import Database
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
         store=objects,
         ready=problems,
+        waits=waits,
     )
 
 

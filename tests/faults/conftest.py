@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from infra.base_model.tiny import make_tiny
 from infra.local.settings import LocalSettings
 from infra.local.stack import Stack
+from tests.loop import Platform
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,10 @@ def full_stack() -> Iterator[Stack]:
         stack.start()
         yield stack
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def platform(full_stack: Stack) -> AsyncIterator[Platform]:
+    platform = Platform(full_stack)
+    yield platform
+    await platform.http.aclose()

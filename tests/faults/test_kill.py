@@ -1,21 +1,13 @@
 """kill -9 anywhere in the loop: it still ends with one dataset, one run, one model, one promotion."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from infra.local.stack import Stack
 from tests.loop import Platform, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
-
-
-@pytest.fixture(scope="session")
-async def platform(full_stack: Stack) -> AsyncIterator[Platform]:
-    platform = Platform(full_stack)
-    yield platform
-    await platform.http.aclose()
 
 
 async def at_once(_platform: Platform, _model: str) -> bool:

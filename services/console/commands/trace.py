@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.live import Live
 
 from services.console.door import LOOK, SERVICES, Exit, err, everywhere, fail, out, part, show_json
@@ -15,6 +16,8 @@ from shared.trace import Step, everything, merge, searched
 from shared.waiting import Waiting, why
 
 _PAUSE_SECONDS = 1.0
+_PIPE_WIDTH = 320
+"""What reads a pipe wants whole lines."""
 
 
 def trace(
@@ -34,7 +37,8 @@ def trace(
     if as_json:
         show_json(everything(roots, silent, waiting=waiting.to_json() if waiting else None))
     elif not follow or not out.is_terminal:
-        out.print(render(roots, silent, waiting))
+        screen = out if out.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
+        screen.print(render(roots, silent, waiting))
     if len(silent) == len(SERVICES):
         fail(Exit.UNAVAILABLE, "No service answered.", LOOK)
     if not roots:

@@ -114,7 +114,7 @@ async def window(request: Request, visitor: Reader, window_id: str) -> Response:
         rule=_of(watched, model),
         facts=[fact(item) for item in one.get("evidence", ())],
         quality=quality(one) if one else None,
-        words=numbers.data["report"]["words"] if numbers.data and numbers.data.get("report") else [],
+        words=((numbers.data or {}).get("report") or {}).get("words", []),  # reports from before have none
         numbers=numbers,
         cooled=[cooled_until(row, _of(watched, model)) for row in announced],
         build=await _build(visitor, retrain),

@@ -11,19 +11,19 @@ from services.console.upstream import SERVICES
 from services.console.views import page
 
 router = APIRouter()
-_NEWEST = {
-    "data": ("/datasets", 1),
-    "trainer": ("/runs", 1),
-    "evaluator": ("/evaluations", 1),
-    "registry": ("/models", 20),
-    "serving": ("/rollouts", 5),
-    "monitor": ("/drifts", 1),
+_NEWEST: dict[str, tuple[str, dict[str, str]]] = {
+    "data": ("/datasets", {"limit": "1"}),
+    "trainer": ("/runs", {"limit": "1"}),
+    "evaluator": ("/evaluations", {"limit": "1", "summary": "true"}),
+    "registry": ("/models", {"limit": "20"}),
+    "serving": ("/rollouts", {"limit": "5"}),
+    "monitor": ("/drifts", {"limit": "1"}),
 }
 
 
 @router.get("/")
 async def home(request: Request, visitor: Monitoring) -> HTMLResponse:
-    asked = asyncio.gather(*(visitor.get(name, path, limit=limit) for name, (path, limit) in _NEWEST.items()))
+    asked = asyncio.gather(*(visitor.get(name, path, **params) for name, (path, params) in _NEWEST.items()))
     pulses, answers = await asyncio.gather(visitor.everywhere("/pulse"), asked)
     newest = {answer.service: answer for answer in answers}
     arrows = [loop.arrow(*ends, pulses) for ends in loop.ARROWS]

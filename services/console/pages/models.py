@@ -198,7 +198,7 @@ def _leaves(path: str, value: Any) -> dict[str, str]:
 
 def document(value: Any) -> str:
     """As YAML, the way a policy file is written."""
-    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=68)
     return text.removesuffix("...\n").strip()
 
 

@@ -116,11 +116,11 @@ async def chart(visitor: Reader, rollout_id: str, guard: Typed = "quality") -> R
     )
     return JSONResponse(
         {
-            "x": list(range(1, len(made) + 1)),
-            "x_label": "test",
+            "x": [at for at, _ in made],
+            "x_label": "time",
             "format": "percent",
             "series": [
-                {"label": label, "values": [one[key] for one in made], "dash": dash}
+                {"label": label, "values": [measured[key] for _, measured in made], "dash": dash}
                 for label, key, dash in lines
             ],
         }
@@ -157,14 +157,13 @@ def judgement(one: Json) -> Json | None:
     return made[-1] if made else one["judgement"]
 
 
-def tests(one: Json, guard: str) -> list[Json]:
-    """What a guard measured in each test that counted, oldest first; where the test was due and it could measure."""
-    made = [change["judgement"] for change in one["changes"] if change["judgement"]]
+def tests(one: Json, guard: str) -> list[tuple[float, Json]]:
+    """When each test that counted was made (seconds since 1970) and what a guard measured in it, oldest first."""
     return [
-        measured
-        for test in made
-        if test["due"]
-        for measured in test["guards"]
+        (at.timestamp(), measured)
+        for change in one["changes"]
+        if (at := parsed(change["at"])) and change["judgement"] and change["judgement"]["due"]
+        for measured in change["judgement"]["guards"]
         if measured["guard"] == guard and measured["value"] is not None
     ]
 

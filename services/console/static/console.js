@@ -58,10 +58,15 @@ async function draw(element) {
 }
 
 function options(element, found) {
-  const style = getComputedStyle(document.documentElement);
-  const colour = (name) => style.getPropertyValue(name).trim();
+  const colour = (name) => {
+    // A canvas does not understand light-dark(): let the element work out what the name means now.
+    element.style.color = `var(${name})`;
+    const found = getComputedStyle(element).color;
+    element.style.color = "";
+    return found;
+  };
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--edge"), width: 1 }, ticks: { stroke: colour("--edge") } };
-  const show = { number: (value) => value.toPrecision(3), percent: (value) => (value * 100).toFixed(0) + " %" }[found.format || "number"];
+  const show = { number: (value) => (value && Math.abs(value) < 0.01 ? value.toExponential(1) : value.toPrecision(3)), percent: (value) => (value * 100).toFixed(0) + " %" }[found.format || "number"];
   return {
     width: element.clientWidth,
     height: Number(element.dataset.height),

@@ -100,7 +100,7 @@ def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_path: Pat
     told = driftwheel("trace", run["id"])
     assert "dataset.ready" in told
     assert "training.status" in told
-    assert "serving did not answer" in told
+    assert "serving does not answer" in told
     driftwheel("trace", "nothing-of-the-kind", code=Exit.NOT_FOUND)
 
     [event] = [
@@ -115,8 +115,30 @@ def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_path: Pat
     assert line.count("\n") == 1
     assert "dataset.ready" in line
 
+    assert run["id"] in driftwheel("events", "search", "--id", run["id"], "--since", "1h")
+    driftwheel("events", "search", "--header", "ce_source=/nobody", code=Exit.NOT_FOUND)
+
+    def replayed() -> Any:
+        told = driftwheel.json(
+            "events",
+            "replay",
+            "--from",
+            "2026-01-01",
+            "--service",
+            "trainer",
+            "--topic",
+            "dataset.ready",
+            "--yes",
+        )
+        return told if told["records"] else None
+
+    told = until(replayed, "the committed offset", 30)
+    assert (told["new_effects"], told["dry_run"]) == (0, False)
+
     assert isinstance(driftwheel.json("dlq", "list", code=Exit.UNAVAILABLE), list)
     driftwheel("dlq", "redrive", "data", "nothing", code=Exit.NOT_FOUND)
+    driftwheel("dlq", "show", "data", "nothing", code=Exit.NOT_FOUND)
+    assert driftwheel.json("dlq", "redrive", "--service", "data", "--dry-run")["messages"] == 0
     driftwheel("chat", MODEL, "hello", code=Exit.UNAVAILABLE)
     driftwheel("feedback", "a-1", "--right", code=Exit.UNAVAILABLE)
 

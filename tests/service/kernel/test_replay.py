@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 
 from shared import replay
 from shared.auth import mint
+from shared.bus import make_broker
 from shared.errors import Conflict, Invalid
 from shared.events import FeedbackRecorded
 from shared.replay import Replay, Start
@@ -143,6 +144,19 @@ async def test_nothing_lies_after_now(desk: Desk) -> None:
             desk.db, Start(time=datetime.now(UTC) + timedelta(hours=1)), [], dry_run=False
         )
     assert (found["records"], found["topics"], found["here"]) == (0, [], [])
+
+
+async def test_what_another_replica_reads_is_named_and_left_alone(desk: Desk) -> None:
+    idle = make_broker(desk.settings, desk.db, "data", [desk.router()])
+    async with desk.open():
+        await desk.send("n")
+        await handled(desk, 1)
+        start = Start.of(f"{desk.topic}/0/0")
+        found = await Replay("data", idle, desk.settings).replay(desk.db, start, [], dry_run=False)
+        assert (found["records"], found["here"], found["elsewhere"]) == (1, [], [f"{desk.topic}/0"])
+        await desk.send("after")
+        await handled(desk, 2)
+    assert duplicates(desk) == 0
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,8 @@ def test_a_pending_one_and_a_first_version_have_no_tests(browser: Browser, door:
 
 def test_the_chart_has_one_point_per_test_that_counted(browser: Browser, shown: Any) -> None:
     found = browser.http.get(f"{PATH}/tests.json?guard=errors").json()
-    assert (found["x"], found["x_label"], found["format"]) == ([1, 2], "test", "percent")
+    times = [(NOW - timedelta(minutes=minutes)).timestamp() for minutes in (30, 8)]
+    assert (found["x"], found["x_label"], found["format"]) == (times, "time", "percent")
     by = {line["label"]: line["values"] for line in found["series"]}
     assert by["value"] == [0.1, 3 / 640]
     assert by["bound"] == [0.05, 0.05]

@@ -1,0 +1,104 @@
+"""`driftwheel drifts …`."""
+
+from typing import Annotated, Any
+
+import typer
+
+from services.console.door import get, out, part, show_json
+from services.console.output import AsJson, facts, short, table, when
+
+app = typer.Typer(no_args_is_help=True, help="What the monitor said about the traffic, and what came of it.")
+
+
+@app.command("list")
+def list_(
+    model: str | None = None,
+    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Verdicts, newest first.
+
+    Example: driftwheel drifts list --model support
+    """
+    found = get("/api/monitor/drifts", model=model, after=after, limit=limit)
+    if as_json:
+        show_json(found["drifts"])
+        return
+    table(
+        ("drift", "version", "verdict", "severity", "announced", "state", "what came of it"),
+        [
+            (
+                one["id"],
+                f"{one['model']}:{one['model_version']}",
+                one["verdict"],
+                one["severity"],
+                when(one["announced_at"]),
+                one["state"],
+                one["outcome"] or one["stage"] or None,
+            )
+            for one in found["drifts"]
+        ],
+        "No verdict yet: nothing drifted, and quality, errors and latency are within their bounds.",
+    )
+
+
+@app.command()
+def show(
+    drift: Annotated[str, typer.Argument(help="The id of a drift, or of a window.")], as_json: AsJson = False
+) -> None:
+    """One verdict with its evidence, or one window of traffic.
+
+    Example: driftwheel drifts show drift-0199
+    """
+    if drift.startswith("window-"):
+        _window(get(f"/api/monitor/windows/{part(drift)}"), as_json)
+        return
+    found = get(f"/api/monitor/drifts/{part(drift)}")
+    if as_json:
+        show_json(found)
+        return
+    facts(
+        [
+            ("drift", found["id"]),
+            ("version", f"{found['model']}:{found['model_version']}"),
+            ("verdict", found["verdict"]),
+            ("severity", found["severity"]),
+            ("announced", when(found["announced_at"])),
+            ("state", found["state"]),
+            ("what came of it", found["outcome"] or found["stage"] or None),
+            ("dataset", short(found["dataset_digest"]) if found["dataset_digest"] else None),
+            ("run", found["run_id"]),
+            ("new version", found["new_version"]),
+            ("event", found["event_id"]),
+        ]
+    )
+    out.print()
+    _window(found["window"], as_json=False)
+
+
+def _window(window: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(window)
+        return
+    facts(
+        [
+            ("window", window["id"]),
+            ("version", f"{window['model']}:{window['model_version']}"),
+            ("answers", window["predictions"]),
+            ("scored", window["scored"]),
+            ("corrected", window["corrected"]),
+            ("from", when(window["started_at"])),
+            ("to", when(window["ended_at"])),
+            ("says", window["reason"] or "; ".join(window["notes"]) or window["state"]),
+        ]
+    )
+    out.print()
+    table(
+        ("fact", "measured", "bound", "exceeded", "from"),
+        [
+            (e["name"], e["value"], e["threshold"], "yes" if e["exceeded"] else "no", e["detail"] or None)
+            for e in window["evidence"]
+        ],
+        "Nothing was measured on it.",
+    )
