@@ -23,7 +23,7 @@ MENU = (
     "/", "/datasets", "/runs", "/evaluations", "/models", "/rollouts", "/drift", "/trace", "/events", "/dead-letters",
 )  # fmt: skip
 MOST_PAGES = 40
-ALIKE = 2
+ALIKE = 1
 """Of pages that differ in an id only, this many are looked at."""
 
 

@@ -4,12 +4,13 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from services.evaluator import gates as gates_module
 from services.evaluator.gates import Measured, Place, judge, needed, overall, scores, telling
-from services.evaluator.intervals import difference, estimate, resamples
-from services.evaluator.metrics import METRICS, Answered
+from services.evaluator.intervals import Estimate, difference, estimate, resamples
+from services.evaluator.metrics import METRICS, Answered, Metric
 from shared.events import Subject, Verdict
 from shared.policy import Gate
 
@@ -163,11 +164,12 @@ gates = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(gate=gates, rows=st.lists(st.tuples(answers, answers, answers), max_size=30))
-def test_a_pass_is_finite_and_reaches_the_bar_on_enough_rows(
-    gate: Gate, rows: list[tuple[Answered, Answered, Answered]]
-) -> None:
+row = st.tuples(answers, answers, answers)
+three_answers = st.one_of(st.lists(row, max_size=12), st.lists(row, min_size=10, max_size=20))
+
+
+def _honest(gate: Gate, rows: list[tuple[Answered, Answered, Answered]]) -> None:
+    """A pass is finite, reaches the bar, and rests on enough rows."""
     names: list[Subject] = ["candidate", "base", "champion"]
     measured = {Place(name, "test"): [row[index] for row in rows] for index, name in enumerate(names)}
     verdict = judge(gate, measured, champion=True, min_rows=10)
@@ -179,6 +181,29 @@ def test_a_pass_is_finite_and_reaches_the_bar_on_enough_rows(
         assert math.isfinite(verdict.value)
         rising = METRICS[gate.metric].higher_is_better or gate.versus
         assert verdict.value >= verdict.bar if rising else verdict.value <= verdict.bar
+
+
+@settings(max_examples=150, deadline=None)
+@given(gate=gates, rows=three_answers)
+def test_a_pass_is_finite_and_reaches_the_bar_on_enough_rows(
+    gate: Gate, rows: list[tuple[Answered, Answered, Answered]]
+) -> None:
+    _honest(gate, rows)
+
+
+def _refuses_if_less(gate: Gate, metric: Metric, found: Estimate, bar: float) -> Verdict:
+    """The mutant: "refuse if <" lets NaN pass, for NaN is not less than anything."""
+    rising = metric.higher_is_better or gate.versus is not None
+    refused = found.value < bar if rising else found.value > bar
+    value = found.value if math.isfinite(found.value) else None
+    return Verdict(gate=gate.name, verdict="fail" if refused else "pass", value=value, bar=bar, reason="")
+
+
+def test_mutant_gate_that_refuses_if_less_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates_module, "_decide", _refuses_if_less)
+    explore = given(gate=gates, rows=three_answers)(_honest)
+    with pytest.raises(AssertionError):
+        settings(max_examples=150, deadline=None, phases=[Phase.generate], database=None)(explore)()
 
 
 @settings(max_examples=60, deadline=None)
