@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from shared.auth import mint
 
 HERE = Path(__file__).parent
 HOME = ROOT / ".driftwheel" / "demo"
+_HOME = HOME.relative_to(ROOT)
 TOKEN_SECONDS = 4 * 3_600
 
 
@@ -37,7 +40,11 @@ def main() -> int:
             stack.start(progress=lambda part, now: _part(console, status, part, now))
             ready = time.monotonic() - started
             console.print(f"[green]✓[/] everything is up [dim]({ready:.0f} s)[/]  {stack.urls['caddy']}")
-            story, stages = asyncio.run(_play(console, status, stack.urls["caddy"]))
+            console.print(f"  watch it: [bold]DRIFTWHEEL_HOME={_HOME} .venv/bin/driftwheel open[/]")
+            url, token = stack.urls["caddy"], _token()
+            story, stages = asyncio.run(_play(console, status, url, token))
+            status.stop()
+            _trace(console, url, token, story.drift["id"])
             memory = {name: part["rss_bytes"] for name, part in stack.snapshot()["parts"].items()}
     except (StoryFailed, StartFailed, AlreadyRunning) as error:
         console.print(f"[bold red]The story stopped.[/] {error}")
@@ -59,9 +66,21 @@ def _part(console: Console, status: Status, part: str, now: dict[str, Any]) -> N
         console.print(f"  {part:<18} ready [dim]{now['seconds']:.1f} s[/]")
 
 
-async def _play(console: Console, status: Status, url: str) -> tuple[Story, dict[str, float]]:
+def _token() -> str:
     key = OKPKey.import_key(json.loads((HOME / "secrets" / "signing-key.json").read_text()))
-    token = mint(key, "demo", ["admin"], TOKEN_SECONDS)
+    return mint(key, "demo", ["admin"], TOKEN_SECONDS)
+
+
+def _trace(console: Console, url: str, token: str, drift_id: str) -> None:
+    """The story of the drift as any operator would ask for it, while its services still run."""
+    console.print(Rule(f"driftwheel trace {drift_id}", align="left", style="cyan"))
+    environment = os.environ | {"DRIFTWHEEL_URL": url, "DRIFTWHEEL_TOKEN": token}
+    subprocess.run(
+        [sys.executable, "-m", "services.console.cli", "trace", drift_id], env=environment, check=True
+    )
+
+
+async def _play(console: Console, status: Status, url: str, token: str) -> tuple[Story, dict[str, float]]:
 
     def say(text: str) -> None:
         status.update(text)
@@ -98,7 +117,7 @@ def _report(story: Story, stages: dict[str, float], memory: dict[str, int], seco
         "costs": [{"run": run["id"], **(run.get("cost") or {})} for run in story.runs],
         "drift": story.drift,
         "rss_megabytes": {name: round(size / 1e6) for name, size in memory.items()},
-        "trace": f"driftwheel trace {story.drift.get('id') or story.drift.get('drift_id')}",
+        "trace": f"driftwheel trace {story.drift['id']}",
     }
 
 
@@ -134,7 +153,9 @@ def _show(console: Console, report: dict[str, Any], file: Path) -> None:
         )
     for table in (quality, champions, stages, costs):
         console.print(table)
-    console.print(f"Follow the drift event:  [bold]{report['trace']}[/]   (make up first)")
+    console.print("Follow the drift event again, or look at it in the browser (driftwheel open):")
+    console.print(f"  DRIFTWHEEL_HOME={_HOME} make up", style="bold")
+    console.print(f"  DRIFTWHEEL_HOME={_HOME} .venv/bin/{report['trace']}", style="bold", soft_wrap=True)
     console.print(f"Report: {file}")
     verdict = (
         "[bold green]The loop closed.[/]"

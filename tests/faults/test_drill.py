@@ -138,5 +138,5 @@ async def _redriven(platform: Platform) -> None:
         await expect(page.locator("#main")).to_contain_text("not declared")
         await page.locator("summary", has_text="Redrive").first.click()
         await page.locator("details.action[open] form button").click()
-        await expect(page.locator(".said")).to_contain_text("edriven")
+        await expect(page.locator(".said")).to_contain_text("Sent to dataset.ready again")
         assert window.complaints == []
