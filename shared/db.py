@@ -66,11 +66,16 @@ class UnitOfWork:
         """Pass a message on as it is: a dead letter or its redrive."""
         self._outgoing.append(message)
 
-    async def defer(self, job: str, *, lock: str | None = None, **args: Any) -> int:
-        """Start a job when this unit of work commits; `lock` is the fencing key: one of a kind at a time."""
+    async def defer(self, job: str, *, lock: str | None = None, priority: int = 0, **args: Any) -> int:
+        """Start a job when this unit of work commits.
+
+        Args:
+            lock: the fencing key: one of a kind at a time.
+            priority: of waiting jobs, the highest is taken first.
+        """
         from shared.jobs import defer
 
-        return await defer(self, job, lock, args)
+        return await defer(self, job, lock, args, priority)
 
     async def execute(
         self, statement: str, parameters: Mapping[str, Any] | None = None

@@ -6,8 +6,7 @@ A job may *run* more than once (a worker dies, stalls, returns), but only the ne
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +23,7 @@ from sqlalchemy.exc import InternalError as SqlInternalError
 from sqlalchemy.exc import OperationalError as SqlOperationalError
 
 from shared import job_history, spans
+from shared.attempts import Attempt
 from shared.db import GIVEN_UP, Database, UnitOfWork
 from shared.envelope import Envelope
 from shared.errors import Cancelled, DriftwheelError, Superseded
@@ -54,7 +54,7 @@ def _deferring() -> App:
     return App(connector=PsycopgConnector())
 
 
-async def defer(work: UnitOfWork, job: str, lock: str | None, args: dict[str, Any]) -> int:
+async def defer(work: UnitOfWork, job: str, lock: str | None, args: dict[str, Any], priority: int = 0) -> int:
     """Write a job row in the transaction of `work`; returns the job's id."""
     if reserved := [name for name in _RESERVED if name in args]:
         raise TypeError(f"job arguments may not be called {reserved}")
@@ -63,62 +63,13 @@ async def defer(work: UnitOfWork, job: str, lock: str | None, args: dict[str, An
         job,
         allow_unknown=True,
         lock=lock,
+        priority=priority,
         connection=await work.raw(),
         task_kwargs={"cause": cause, "key": lock},
     )
     number = await deferrer.defer_async(**args)
     await job_history.wanted(work, lock or f"job-{number}", job)
     return number
-
-
-class Attempt:
-    """The right to work on one job. It is lost as soon as a newer attempt of the same key is claimed."""
-
-    def __init__(self, db: Database, key: str, number: int, cause: Envelope | None) -> None:
-        self._db = db
-        self.key = key
-        self.number = number
-        self.cause = cause
-
-    @classmethod
-    async def claim(cls, db: Database, key: str, cause: Envelope | None) -> "Attempt":
-        async with db.unit_of_work() as work:
-            row = await work.execute(
-                "INSERT INTO attempts (key, number) VALUES (:key, 1) ON CONFLICT (key) "
-                "DO UPDATE SET number = attempts.number + 1, claimed_at = now(), "
-                "started_at = coalesce(attempts.started_at, now()) RETURNING number",
-                {"key": key},
-            )
-            return cls(db, key, row.scalar_one(), cause)
-
-    @asynccontextmanager
-    async def work(self) -> AsyncIterator[UnitOfWork]:
-        """A unit of work that only the newest attempt can commit: the attempt's row stays locked until its end.
-
-        Raises:
-            Superseded: a newer attempt was claimed.
-        """
-        async with self._db.unit_of_work(self.cause) as work:
-            row = await work.execute(
-                "SELECT number FROM attempts WHERE key = :key FOR UPDATE", {"key": self.key}
-            )
-            if row.scalar_one() != self.number:
-                raise Superseded(
-                    f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops."
-                )
-            yield work
-
-    async def check(self) -> None:
-        """Raises Superseded or Cancelled if this attempt should stop. Call between steps."""
-        async with self._db.unit_of_work() as work:
-            row = await work.execute(
-                "SELECT number, cancel_reason FROM attempts WHERE key = :key", {"key": self.key}
-            )
-            number, reason = row.one()
-        if number != self.number:
-            raise Superseded(f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops.")
-        if reason is not None:
-            raise Cancelled(reason)
 
 
 class _OwnJobs(JobManager):

@@ -21,9 +21,9 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, format_trace_i
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
 
+    from shared.attempts import Attempt
     from shared.envelope import Envelope
     from shared.inbox import Delivery
-    from shared.jobs import Attempt
 
 LONG_WAIT = timedelta(seconds=60)
 _QUIET = ("/health/", "/metrics")

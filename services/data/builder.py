@@ -23,13 +23,13 @@ from services.data.service import lacking, upload_key
 from services.data.settings import Settings
 from services.data.store import Store
 from services.data.tokens import Tokens
+from shared.attempts import Attempt
 from shared.base_model import base_digest
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.envelope import Envelope
 from shared.errors import Invalid, NotFound
 from shared.events import DatasetReady
-from shared.jobs import Attempt
 from shared.objects import ObjectStore, Published, fetch, publish
 from shared.policy import DataPolicy
 

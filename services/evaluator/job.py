@@ -20,12 +20,12 @@ from services.evaluator.service import queue
 from services.evaluator.settings import Settings
 from services.evaluator.store import Store
 from services.evaluator.subjects import Exam, Speaker, Subjects
+from shared.attempts import Attempt
 from shared.base_model import base_digest
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.errors import Invalid, NotFound, RetryLater
 from shared.events import ModelEvaluated, ObjectRef, Score, Verdict
-from shared.jobs import Attempt
 from shared.objects import ObjectStore, fetch, object_key
 from shared.policy import Gate, Generation
 from shared.text import Json

@@ -12,7 +12,7 @@ from services.evaluator.generate import Encoded, LanguageModel
 from services.evaluator.outputs import Output
 from services.evaluator.rows import Row
 from services.evaluator.settings import Settings
-from shared.jobs import Attempt
+from shared.attempts import Attempt
 from shared.objects import ObjectStore
 from shared.text import Json
 

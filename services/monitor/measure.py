@@ -13,9 +13,9 @@ from services.monitor.store import Store
 from services.monitor.telemetry import DRIFT_SCORE, WINDOWS_FAILED
 from services.monitor.texts import Place, reference, served
 from services.monitor.watch import Watch
+from shared.attempts import Attempt
 from shared.clock import Clock
 from shared.errors import Invalid, NotFound
-from shared.jobs import Attempt
 from shared.objects import ObjectStore
 from shared.policy import DriftPolicy
 

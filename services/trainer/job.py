@@ -31,12 +31,12 @@ from services.trainer.progress import Pace
 from services.trainer.settings import Settings
 from services.trainer.store import Store
 from services.trainer.wishes import over_budget
+from shared.attempts import Attempt
 from shared.base_model import base_digest
 from shared.clock import Clock
 from shared.db import UnitOfWork
 from shared.errors import Cancelled, DriftwheelError, Invalid, NotFound
 from shared.events import CurvePoint, ModelTrained
-from shared.jobs import Attempt
 from shared.objects import ObjectStore, fetch
 from shared.objects import publish as publish_artifact
 from shared.policy import Recipe

@@ -179,7 +179,7 @@ class TrainerService:
         elif last:
             return await store.run(last.id, lock=True) or last
         if await store.add_once(run):
-            await work.defer(TRAIN_JOB, lock=run.id, run_id=run.id)
+            await work.defer(TRAIN_JOB, lock=run.id, priority=wish.priority, run_id=run.id)
         return await store.run(run.id, lock=True) or run
 
     async def _facts(self, store: Store, digest: str) -> Facts:

@@ -12,9 +12,9 @@ import pytest
 
 from services.data.domain import DATASETS
 from services.data.service import BUILD_JOB
+from shared.attempts import Attempt
 from shared.base_model import base_digest
 from shared.errors import Superseded
-from shared.jobs import Attempt
 from shared.policy import DataPolicy
 from tests.service.data.conftest import MODEL, World, jsonl, questions
 

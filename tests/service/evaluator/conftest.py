@@ -18,13 +18,13 @@ from services.evaluator.domain import Table, evaluation_id
 from services.evaluator.job import Evaluator
 from services.evaluator.service import EvaluatorService
 from services.evaluator.settings import Settings
+from shared.attempts import Attempt
 from shared.auth import mint
 from shared.base_model import base_digest
 from shared.clock import SystemClock
 from shared.db import Database, upgrade
 from shared.envelope import Envelope, new_id
 from shared.events import Cost, Event, ModelDeclared, ModelPromoted, ModelTrained, ObjectRef
-from shared.jobs import Attempt
 from shared.objects import S3Objects, publish
 from shared.policy import Gate, Generation, Policy, Recipe
 from tests.conftest import PostgresServer, S3Store

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from services.evaluator.job import Evaluator
+from shared.attempts import Attempt
 from shared.clock import SystemClock
 from shared.errors import RetryLater, Superseded
-from shared.jobs import Attempt
 from shared.objects import S3Objects
 from shared.policy import Gate
 from tests.conftest import S3Store

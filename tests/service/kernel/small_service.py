@@ -12,10 +12,11 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 from infra.kafka import topics
+from shared.attempts import Attempt
 from shared.bus import EVENT_BY_TOPIC, EventRouter, Work, make_broker, make_router
 from shared.db import Database
 from shared.events import FeedbackRecorded, TrainingStatus
-from shared.jobs import Attempt, Jobs
+from shared.jobs import Jobs
 from shared.runtime import make_app
 from shared.settings import ServiceSettings, settings_config
 from shared.web import HttpWork

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shared import inbox
+from shared.attempts import Attempt
 from shared.db import Database, UnitOfWork
 from shared.errors import Superseded
-from shared.jobs import Attempt
 from tests.service.kernel.harness import Crash, Io, Log, Service, on_feedback, on_status, publish
 
 EXAMPLES = int(os.environ.get("DRIFTWHEEL_INTERLEAVINGS", "60"))

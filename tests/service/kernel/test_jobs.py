@@ -9,8 +9,8 @@ from procrastinate.jobs import Job, Status
 
 from shared import db as db_module
 from shared import jobs
+from shared.attempts import Attempt
 from shared.db import Database
-from shared.jobs import Attempt
 
 JOB = "test_job"
 
@@ -58,6 +58,13 @@ async def test_a_worker_taken_for_dead_ends_no_job_of_its_successor(app: App, db
 
     await app.job_manager.finish_job(after, Status.SUCCEEDED, delete_job=True)
     assert await owners(db) == []
+
+
+async def test_of_waiting_jobs_the_most_urgent_is_taken_first(app: App, db: Database) -> None:
+    async with db.unit_of_work() as work:
+        for name, priority in (("usual", 0), ("urgent", 5), ("idle", -5)):
+            await work.defer(JOB, lock=name, priority=priority)
+    assert [(await fetched(app)).lock for _ in range(3)] == ["urgent", "usual", "idle"]
 
 
 async def test_a_frozen_transaction_gives_its_locks_up(

@@ -7,9 +7,9 @@ import pytest
 
 from services.monitor.domain import DATASETS, PREDICTIONS
 from services.monitor.store import Store
+from shared.attempts import Attempt
 from shared.errors import Superseded
 from shared.events import LineRef
-from shared.jobs import Attempt
 from shared.objects import S3Objects, object_key, publish
 from shared.policy import DriftPolicy
 from tests.service.monitor import events

@@ -21,13 +21,14 @@ from services.trainer.methods import METHODS
 from services.trainer.service import TrainerService
 from services.trainer.settings import Settings
 from services.trainer.store import Store
+from shared.attempts import Attempt
 from shared.auth import mint
 from shared.base_model import base_digest
 from shared.clock import SystemClock
 from shared.db import Database, upgrade
 from shared.envelope import Envelope, request_envelope
 from shared.events import DatasetReady, Event, ModelDeclared, ModelRejected, TrainingRequested
-from shared.jobs import Attempt, Jobs
+from shared.jobs import Jobs
 from shared.objects import ObjectStore, S3Objects, fetch, publish
 from shared.policy import Budget, Policy, Recipe
 from tests.conftest import PostgresServer, S3Store
