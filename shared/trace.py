@@ -38,11 +38,10 @@ SELECT event_id, topic, type, source, correlationid, causationid, refs, partitio
     recorded_at, received_at, handled_at FROM inbox WHERE correlationid = ANY(%(ids)s) ORDER BY handled_at LIMIT %(limit)s
 """
 _USUAL = """
-SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds FROM (
-    SELECT extract(epoch FROM sent.created_at - cause.handled_at)::float AS seconds
-    FROM outbox AS sent JOIN inbox AS cause ON cause.event_id = sent.causationid
-    WHERE sent.topic = %(topic)s ORDER BY sent.id DESC LIMIT 20
-) AS newest
+SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (
+    ORDER BY extract(epoch FROM sent.created_at - cause.handled_at)::float) AS seconds
+FROM (SELECT causationid, created_at FROM outbox WHERE topic = %(topic)s ORDER BY id DESC LIMIT 20) AS sent
+JOIN inbox AS cause ON cause.event_id = sent.causationid
 """
 ANSWERS = {
     "data": ("dataset.ready",),

@@ -19,6 +19,7 @@ from shared.waiting import why
 
 router = APIRouter()
 _LONGEST_ID = 200
+_MOST_ROWS = 300
 
 
 @router.get("/trace")
@@ -51,6 +52,7 @@ async def search(request: Request, visitor: Monitoring, id: str = "") -> Respons
 async def story(any_id: str, request: Request, visitor: Monitoring) -> HTMLResponse:
     parts, silent = await collect(visitor, any_id)
     roots, now = merge(parts, silent), datetime.now(UTC)
+    rows = _rows(roots)
     waits = [{"service": told["service"], **wait} for told in parts for wait in told.get("waits", ())]
     waiting = why(roots, parts, silent, now, waits)
     return page(
@@ -63,7 +65,8 @@ async def story(any_id: str, request: Request, visitor: Monitoring) -> HTMLRespo
         status=200 if roots or silent else 404,
         any_id=any_id,
         silent=silent,
-        rows=_rows(roots),
+        rows=rows[:_MOST_ROWS],
+        left_out=len(rows[_MOST_ROWS:]),
         waiting=waiting,
         times=[(kind, duration(seconds)) for kind, seconds in spent(roots).items() if seconds > 0],
         lanes=timeline(roots, silent, waiting, now),
