@@ -13,7 +13,7 @@ from infra.local.stack import Stack
 from tests.loop import Platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def full_stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="driftwheel-faults-"))
     make_tiny(home / "tiny-model", tokenizer=LocalSettings().base_model)
@@ -23,7 +23,7 @@ def full_stack() -> Iterator[Stack]:
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def platform(full_stack: Stack) -> AsyncIterator[Platform]:
     platform = Platform(full_stack)
     yield platform
