@@ -54,7 +54,7 @@ def multiply(connection: psycopg.Connection[Any], table: str, count: int, **chan
         "generate_series(2, {last}) AS i ON CONFLICT DO NOTHING"
     ).format(table=sql.Identifier(table), columns=columns, values=values, last=sql.Literal(count))
     connection.execute(query)
-    connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+    connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
 
 
 def earlier(unit: str) -> str:
