@@ -11,7 +11,6 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from services.console.session import COOKIE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-SCHEMES = ("light", "dark")
 
 
 def chromium() -> str | None:

@@ -9,7 +9,7 @@ import axe_playwright_python
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser import SCHEMES, Visit, browsing, chromium, visit
+from tests.browser import Visit, browsing, chromium, visit
 from tests.flow.conftest import Told
 
 pytestmark = [
@@ -22,6 +22,7 @@ SCREENS = Path(__file__).parents[2] / ".driftwheel" / "screens"
 MENU = (
     "/", "/datasets", "/runs", "/evaluations", "/models", "/rollouts", "/drift", "/trace", "/events", "/dead-letters",
 )  # fmt: skip
+LOOKS = (("light", 1_440), ("dark", 1_440), ("light", 390))
 MOST_PAGES = 40
 ALIKE = 1
 """Of pages that differ in an id only, this many are looked at."""
@@ -84,22 +85,21 @@ async def test_every_page_is_whole_accessible_and_quiet(told: Told, browser: Bro
     assert {shape(path) for path in paths} >= {*MENU, "/runs/ID", "/models/support", "/rollouts/ID"}
     trouble = list(window.complaints)
     await window.page.context.close()
-    for scheme in SCHEMES:
-        for width in (1_440, 390):
-            window = await visit(browser, url, token, width, scheme)
-            for path in paths:
-                await window.page.goto(path, wait_until="load")
-                if await window.page.locator("[data-chart]").count():
-                    await expect(window.page.locator("[data-chart]").first).not_to_be_empty()
-                name = shape(path).strip("/").replace("/", "-").replace("?", "-") or "home"
-                await window.page.screenshot(
-                    path=SCREENS / f"{re.sub('[^a-zA-Z0-9-]', '', name)}-{width}-{scheme}.png", full_page=True
-                )
-                trouble += [f"{path} ({scheme}): {found}" for found in await violations(window.page)]
-                if await window.page.evaluate("document.documentElement.scrollWidth") > width:
-                    trouble.append(f"{path} is wider than {width} pixels")
-            trouble += window.complaints
-            await window.page.context.close()
+    for scheme, width in LOOKS:
+        window = await visit(browser, url, token, width, scheme)
+        for path in paths:
+            await window.page.goto(path, wait_until="load")
+            if await window.page.locator("[data-chart]").count():
+                await expect(window.page.locator("[data-chart]").first).not_to_be_empty()
+            name = shape(path).strip("/").replace("/", "-").replace("?", "-") or "home"
+            await window.page.screenshot(
+                path=SCREENS / f"{re.sub('[^a-zA-Z0-9-]', '', name)}-{width}-{scheme}.png", full_page=True
+            )
+            trouble += [f"{path} ({scheme}): {found}" for found in await violations(window.page)]
+            if await window.page.evaluate("document.documentElement.scrollWidth") > width:
+                trouble.append(f"{path} is wider than {width} pixels")
+        trouble += window.complaints
+        await window.page.context.close()
     assert trouble == []
 
 
