@@ -112,7 +112,12 @@ def _registry(answer: Json) -> Headline:
     row = max(rows, key=lambda row: row["changed_at"] or "")
     champion = row["aliases"]["champion"]
     headline = f"{row['name']}:{champion}" if champion else row["name"]
-    return headline, "champion" if champion else "", f"/models/{row['name']}", f"{row['versions']} versions"
+    return (
+        headline,
+        "champion" if champion else "",
+        f"/models/{row['name']}",
+        f"{row['versions']} version{'' if row['versions'] == 1 else 's'}",
+    )
 
 
 def _serving(answer: Json) -> Headline:
