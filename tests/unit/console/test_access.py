@@ -25,6 +25,17 @@ def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_p
     assert result.stderr == ""
 
 
+def test_open_signs_in_behind_the_hash_where_no_server_sees_it(
+    nowhere: Command, key: OKPKey, tmp_path: Path
+) -> None:
+    result = nowhere("open", "/runs", "--print", DRIFTWHEEL_URL="http://127.0.0.1:1")
+    address, _, token = result.stdout.strip().partition("#")
+    assert address == "http://127.0.0.1:1/login?next=/runs"
+    jwks = tmp_path / "jwks.json"
+    jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    assert Authenticator(jwks, "driftwheel", "driftwheel").caller(f"Bearer {token}").may("admin")
+
+
 def test_a_token_as_json(nowhere: Command, key: OKPKey) -> None:
     told = json.loads(nowhere("token", "--scope", "chat", "--ttl", "2d", "--json").stdout)
     assert {**told, "token": ""} == {
