@@ -6,6 +6,23 @@ function listensTo(element, service) {
   return (element.dataset.live || "").split(" ").includes(service);
 }
 
+// Nothing is drawn again under the hands of a person who answers a question or fills in a form.
+function busy(main) {
+  return main.querySelector("details.action[open]") || main.contains(document.activeElement?.closest("form"));
+}
+
+document.addEventListener("htmx:before:swap", (event) => {
+  const main = document.getElementById("main");
+  if (main && busy(main)) event.preventDefault(); // asked before the person began
+});
+document.addEventListener(
+  "toggle",
+  (event) => {
+    if (event.target.matches("details.action") && !event.target.open) htmx.trigger(document.getElementById("main"), "news");
+  },
+  true,
+);
+
 // -- news: one stream a page; the browser reconnects by itself and says what it saw last -------------------------
 function follow() {
   const stream = new EventSource("/live");
@@ -16,8 +33,7 @@ function follow() {
   stream.addEventListener("hello", () => show("live", "on"));
   stream.addEventListener("change", (event) => {
     const main = document.getElementById("main");
-    const busy = main.querySelector("details.action[open]") || main.contains(document.activeElement?.closest("form"));
-    if (listensTo(main, event.data) && !busy) htmx.trigger(main, "news");
+    if (listensTo(main, event.data) && !busy(main)) htmx.trigger(main, "news");
     for (const plot of main.querySelectorAll("[data-chart]")) if (listensTo(plot, event.data)) draw(plot);
   });
   stream.addEventListener("error", () => {
