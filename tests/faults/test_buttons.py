@@ -27,6 +27,10 @@ async def press(page: Page, label: str, reason: str = "") -> None:
     """Open what the button asks, give the reason it wants, confirm; and see the page say what came of it."""
     await page.locator("summary.button", has_text=re.compile(f"^{label}", re.IGNORECASE)).first.click()
     form = page.locator("details.action[open] form")
+    async with page.expect_response(
+        lambda answer: "hx-request" in answer.request.headers
+    ):  # news that arrives now must not close the question
+        await page.evaluate("htmx.trigger(document.getElementById('main'), 'news')")
     if reason:
         await form.locator("input[name=reason]").fill(reason)
     await form.locator("button").click()
