@@ -20,9 +20,9 @@ STATES = ("waiting", "running")
 _PATIENCE_SECONDS = 10.0
 
 # A redrive of many is due bit by bit: a row that is not due yet, and was not tried, does not wait.
-_OUTBOX = """
-SELECT count(*),
-    greatest(0, extract(epoch FROM now() - min(CASE WHEN attempts = 0 THEN next_try_at ELSE created_at END)))::float
+OUTBOX = """
+SELECT count(*) AS pending,
+    greatest(0, extract(epoch FROM now() - min(CASE WHEN attempts = 0 THEN next_try_at ELSE created_at END)))::float AS age_seconds
 FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
 """
 _DEAD = "SELECT topic, count(*) FROM inbox WHERE state = 'dead' GROUP BY topic"
@@ -80,7 +80,7 @@ class Backlog:
             async def rows(query: str, *parameters: Any) -> list[TupleRow]:
                 return await (await cursor.execute(query, parameters or None)).fetchall()
 
-            [(pending, age)] = await rows(_OUTBOX)
+            [(pending, age)] = await rows(OUTBOX)
             dead: dict[str, int] = dict(await rows(_DEAD))
             jobs = await rows(_JOBS, self._stalled_after, self._stalled_after)
         OUTBOX_PENDING.labels(self._service).set(pending)

@@ -4,14 +4,10 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
+from shared.backlog import OUTBOX
 from shared.db import UnitOfWork
 from shared.text import Json
 
-_OUTBOX = """
-SELECT count(*) AS pending,
-    greatest(0, extract(epoch FROM now() - min(CASE WHEN attempts = 0 THEN next_try_at ELSE created_at END)))::float AS age_seconds
-FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
-"""
 _SENT = "SELECT id, topic, created_at AS at, event_id FROM outbox ORDER BY id DESC LIMIT 1"
 _HANDLED = "SELECT topic, handled_at AS at, event_id FROM inbox ORDER BY handled_at DESC LIMIT 1"
 _DEAD = "SELECT count(*) AS dead FROM inbox WHERE state = 'dead'"
@@ -34,7 +30,7 @@ async def pulse(work: UnitOfWork, service: str) -> Json:
         async def one(query: str) -> dict[str, Any]:
             return await (await cursor.execute(query)).fetchone() or {}
 
-        outbox, sent, handled = await one(_OUTBOX), await one(_SENT), await one(_HANDLED)
+        outbox, sent, handled = await one(OUTBOX), await one(_SENT), await one(_HANDLED)
         dead, jobs = await one(_DEAD), await one(_JOBS)
     mark = (
         sent.get("id"),

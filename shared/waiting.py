@@ -44,13 +44,11 @@ def why(
     parts: Sequence[Json],
     unreachable: Sequence[str],
     now: datetime,
-    waits: Sequence[Json] = (),
 ) -> Waiting | None:
     """The newest open end of a story; None if it has come to its end.
 
     Args:
-        parts: what the services answered, for `usual` and `lag`.
-        waits: what services say of themselves: `event_id` or `correlationid`, `service`, `reason`, `command`.
+        parts: what the services answered, for `usual`, `lag` and `waits` (what each says of itself).
     """
     steps = [step for root in roots for step in root.walk()]
     ends = [(step, found) for step in steps if (found := expected(step))]
@@ -60,6 +58,7 @@ def why(
     by_service = {part["service"]: part for part in parts}
     usual = (by_service.get(service, {}).get("usual", {}).get(topic) or {}).get("seconds")
     lag = (by_service.get(service, {}).get("lag", {}).get(step.topic) or {}).get("seconds")
+    waits = by_service.get(service, {}).get("waits", ())
     reason, command = _reason(step, service, unreachable, lag, waits)
     return Waiting(
         topic=topic,
@@ -121,9 +120,8 @@ def _reason(
     if not row:
         behind = "" if lag is None else f" (its oldest unread event there is {lag:.0f} s old)"
         return f"{service} has not taken it from Kafka yet{behind}", "driftwheel status"
-    said = next((wait for wait in waits if wait["service"] == service), None)
-    if said:
-        return said["reason"], said["command"]
+    if waits:
+        return waits[0]["reason"], waits[0]["command"]
     job = next((job for job in step.jobs if job["service"] == service), None)
     if job:
         return _job(job, service)

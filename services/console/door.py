@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from services.console.upstream import SERVICES
 from shared.text import Json
 
-SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 TOKEN_SECONDS = 600.0
 LOOK = "Look: driftwheel status."
 

@@ -7,7 +7,6 @@ import typer
 
 from services.console.door import (
     LOOK,
-    SERVICES,
     Exit,
     err,
     everywhere,
@@ -20,6 +19,7 @@ from services.console.door import (
     warn,
 )
 from services.console.output import AsJson, confirmed, facts, table, when
+from services.console.upstream import SERVICES
 from shared.text import Json
 
 app = typer.Typer(no_args_is_help=True, help="Dead letters: what died, why, and again.")

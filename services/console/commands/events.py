@@ -11,9 +11,10 @@ import typer
 from rich.status import Status
 from rich.text import Text
 
-from services.console.door import SERVICES, Exit, err, fail, out, post, show_json
+from services.console.door import Exit, err, fail, out, post, show_json
 from services.console.output import AsJson, confirmed, table
 from services.console.records import Sought, document, past, reader, since
+from services.console.upstream import SERVICES
 from shared.envelope import repair_headers
 from shared.text import Json
 

@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from services.console.door import LOOK, SERVICES, Exit, err, everywhere, fail, out, part, show_json
+from services.console.door import LOOK, Exit, err, everywhere, fail, out, part, show_json
 from services.console.output import AsJson
 from services.console.story import render
+from services.console.upstream import SERVICES
 from shared.text import Json
 from shared.trace import Step, everything, merge, searched
 from shared.waiting import Waiting, why
@@ -49,8 +50,7 @@ async def look(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
     """The story as it stands: steps, services that do not answer, what it waits for."""
     parts, silent = await collect(any_id)
     roots = merge(parts, silent)
-    waits = [{"service": told["service"], **wait} for told in parts for wait in told.get("waits", ())]
-    return roots, silent, why(roots, parts, silent, datetime.now(UTC), waits)
+    return roots, silent, why(roots, parts, silent, datetime.now(UTC))
 
 
 async def collect(any_id: str) -> tuple[list[Json], list[str]]:

@@ -14,7 +14,7 @@ from services.console.timeline import timeline
 from services.console.upstream import SERVICES, segment
 from services.console.views import back_to, page
 from shared.text import Json
-from shared.trace import Step, everything, merge, searched, seconds_between, spent
+from shared.trace import Step, merge, searched, seconds_between, spent
 from shared.waiting import why
 
 router = APIRouter()
@@ -53,8 +53,7 @@ async def story(any_id: str, request: Request, visitor: Monitoring) -> HTMLRespo
     parts, silent = await collect(visitor, any_id)
     roots, now = merge(parts, silent), datetime.now(UTC)
     rows = _rows(roots)
-    waits = [{"service": told["service"], **wait} for told in parts for wait in told.get("waits", ())]
-    waiting = why(roots, parts, silent, now, waits)
+    waiting = why(roots, parts, silent, now)
     return page(
         request,
         visitor,
@@ -74,13 +73,6 @@ async def story(any_id: str, request: Request, visitor: Monitoring) -> HTMLRespo
         wait_of=lambda row: seconds_between(row["recorded_at"], row["received_at"]),
         work_of=lambda row: seconds_between(row["received_at"], row["handled_at"]),
     )
-
-
-@router.get("/trace.json")
-async def document(visitor: Monitoring, id: str) -> Json:  # noqa: A002
-    """The same as one document."""
-    parts, silent = await collect(visitor, id[:_LONGEST_ID])
-    return everything(merge(parts, silent), silent)
 
 
 @router.post("/trace/redrive")

@@ -115,14 +115,8 @@ def test_what_a_service_says_of_itself_comes_before_a_guess() -> None:
         {"service": "registry", "sent": [approved], "handled": []},
         {"service": "serving", "sent": [], "handled": [handled("e1", "model.approved", None, AT.format(2))]},
     ]
-    waits = [
-        {
-            "service": "serving",
-            "reason": "the ramp waits for 8 answers",
-            "command": "driftwheel rollouts show r",
-        }
-    ]
-    waiting = why(merge(parts), parts, [], NOW, waits)
+    parts[1]["waits"] = [{"reason": "the ramp waits for 8 answers", "command": "driftwheel rollouts show r"}]
+    waiting = why(merge(parts), parts, [], NOW)
     assert waiting is not None
     assert (waiting.reason, waiting.command) == ("the ramp waits for 8 answers", "driftwheel rollouts show r")
 
