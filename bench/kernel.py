@@ -16,11 +16,11 @@ from typing import Any
 from sqlalchemy import create_engine
 
 from infra.local.stack import Stack
-from shared import db
-from shared.bus import Work, make_broker, make_producer, make_router
-from shared.db import Database
-from shared.events import FeedbackRecorded
-from shared.outbox import Relay
+from shared.contracts.events import FeedbackRecorded
+from shared.delivery import unit_of_work as db
+from shared.delivery.bus import Work, make_broker, make_producer, make_router
+from shared.delivery.outbox import Relay
+from shared.delivery.unit_of_work import Database
 
 SATURATED = 5_000
 SINGLE = 200

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
-from shared.auth import mint
+from shared.http.auth import mint
 
 INTENTS = ("balance", "transfer", "card lost", "exchange rate")
 PHRASES = (

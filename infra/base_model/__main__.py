@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infra.base_model.obtain import obtain
 from infra.base_model.tiny import make_tiny
-from shared.errors import DriftwheelError
+from shared.contracts.errors import DriftwheelError
 
 
 def main(argv: list[str] | None = None) -> int:

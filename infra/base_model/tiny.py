@@ -8,7 +8,7 @@ import numpy as np
 from infra.base_model.convert import generation_config, llama_config, write_json
 from infra.base_model.obtain import obtain
 from infra.base_model.tokenizer import FILES
-from shared.base_model import write_manifest
+from shared.artifacts.base_model import write_manifest
 
 _HIDDEN, _INNER, _LAYERS, _HEADS, _KV_HEADS = 64, 128, 2, 2, 1
 

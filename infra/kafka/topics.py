@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from shared.events import CONSUMERS, EVENTS, ModelDeclared
+from shared.contracts.events import CONSUMERS, EVENTS, ModelDeclared
 
 DAY_MS = 24 * 60 * 60 * 1000
 PARTITIONS = 3

@@ -127,8 +127,8 @@ def _jars(settings: LocalSettings) -> Check:
 
 
 def _base_model(settings: LocalSettings) -> Check:
-    from shared.base_model import verify
-    from shared.errors import DriftwheelError
+    from shared.artifacts.base_model import verify
+    from shared.contracts.errors import DriftwheelError
 
     try:
         return Check(

@@ -13,7 +13,7 @@ from services.console.live import Live
 from services.console.session import COOKIE, Monitoring, from_our_pages, inside
 from services.console.settings import Settings
 from services.console.views import templates
-from shared.errors import DriftwheelError, Unauthenticated
+from shared.contracts.errors import DriftwheelError, Unauthenticated
 
 PUBLIC_PATHS = ("/health/live", "/health/ready", "/health/startup", "/metrics", "/login", "/logout")
 """What answers without a token."""

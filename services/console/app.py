@@ -20,10 +20,10 @@ from services.console.session import SignIn
 from services.console.settings import Settings
 from services.console.upstream import Answer, Upstream
 from services.console.views import ROOT, templates
-from shared import spans
-from shared.auth import Authenticator
-from shared.errors import DriftwheelError
-from shared.runtime import run_app
+from shared.contracts.errors import DriftwheelError
+from shared.http.auth import Authenticator
+from shared.service.runtime import run_app
+from shared.telemetry import spans
 
 log = structlog.get_logger()
 

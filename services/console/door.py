@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from services.console.upstream import SERVICES
-from shared.text import Json
+from shared.contracts.text import Json
 
 TOKEN_SECONDS = 600.0
 LOOK = "Look: driftwheel status."
@@ -105,7 +105,7 @@ def token(seconds: float = TOKEN_SECONDS) -> str:
             "There is no token.",
             "Set DRIFTWHEEL_TOKEN, or start the local stack: driftwheel up.",
         )
-    from shared.auth import SCOPES, mint  # brings FastAPI, which a given token does not need
+    from shared.http.auth import SCOPES, mint  # brings FastAPI, which a given token does not need
 
     return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), seconds)
 

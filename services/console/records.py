@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from services.console.door import LOOK, Exit, fail, stack_state
-from shared.envelope import repair_headers
-from shared.text import Json
+from shared.contracts.envelope import repair_headers
+from shared.contracts.text import Json
 
 if TYPE_CHECKING:  # loaded where it is used: other commands start faster without it
     from aiokafka import AIOKafkaConsumer, TopicPartition

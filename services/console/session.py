@@ -7,9 +7,9 @@ from urllib.parse import quote, urlsplit
 from fastapi import Depends, Request
 
 from services.console.upstream import Answer, Upstream
-from shared.auth import SCOPES, Authenticator, Caller
-from shared.errors import Forbidden, Unauthenticated
-from shared.text import Json
+from shared.contracts.errors import Forbidden, Unauthenticated
+from shared.contracts.text import Json
+from shared.http.auth import SCOPES, Authenticator, Caller
 
 COOKIE = "driftwheel_token"
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.settings import HttpSettings, settings_config
+from shared.service.settings import HttpSettings, settings_config
 
 
 class Settings(HttpSettings):

@@ -7,10 +7,10 @@ from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
+from services.console.causality import Step, seconds_between, spent
 from services.console.formats import duration
-from shared.text import Json
-from shared.trace import Step, seconds_between, spent
-from shared.waiting import Waiting
+from services.console.waiting import Waiting
+from shared.contracts.text import Json
 
 
 def render(roots: Sequence[Step], unreachable: Sequence[str] = (), waiting: Waiting | None = None) -> Group:

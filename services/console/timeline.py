@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from services.console.causality import Step
 from services.console.formats import duration, parsed
 from services.console.upstream import SERVICES
-from shared.text import Json
-from shared.trace import Step
-from shared.waiting import Waiting
+from services.console.waiting import Waiting
+from shared.contracts.text import Json
 
 WIDTH = 1_000.0
 _NARROWEST = 3.0

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from shared.text import Json
+from shared.contracts.text import Json
 
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 _AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}

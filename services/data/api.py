@@ -10,9 +10,9 @@ from services.data.domain import DATASETS, Build, Provenance, State, UploadedFil
 from services.data.service import DataService
 from services.data.settings import Settings
 from services.data.upload import receive
-from shared.auth import Caller, requires
-from shared.text import Contract, Json, ModelName, Name
-from shared.web import HttpWork
+from shared.contracts.text import Contract, Json, ModelName, Name
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
 
 FileId = Annotated[str, Field(pattern=r"\Afile-[0-9a-f]{24}\z")]
 Reader = Annotated[Caller, requires("data:read")]

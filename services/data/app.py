@@ -9,13 +9,13 @@ from services.data.handlers import make_handlers
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
 from services.data.store import waits
-from shared.base_model import base_digest
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.jobs import Jobs
-from shared.objects import S3Objects
-from shared.runtime import make_app, run_app
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -23,15 +23,15 @@ from services.data.service import lacking, upload_key
 from services.data.settings import Settings
 from services.data.store import Store
 from services.data.tokens import Tokens
-from shared.attempts import Attempt
-from shared.base_model import base_digest
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.envelope import Envelope
-from shared.errors import Invalid, NotFound
-from shared.events import DatasetReady
-from shared.objects import ObjectStore, Published, fetch, publish
-from shared.policy import DataPolicy
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import ObjectStore, Published, fetch, publish
+from shared.contracts.envelope import Envelope
+from shared.contracts.errors import Invalid, NotFound
+from shared.contracts.events import DatasetReady
+from shared.contracts.policy import DataPolicy
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.attempts import Attempt
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 BUILDS = Counter("driftwheel_data_builds_total", "Builds that ended, by what came of them.", ["why", "state"])

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from services.data.rows import SPLITS, Row, marks
-from shared.text import Json
+from shared.contracts.text import Json
 
 BUCKETS = 64
 EXAMPLES = 20

@@ -9,11 +9,11 @@ import structlog
 from services.data.compare import compare
 from services.data.domain import DATASETS, Build, Comparison
 from services.data.store import Store
-from shared.clock import Clock
-from shared.db import Database
-from shared.errors import Conflict
-from shared.objects import ObjectStore, fetch
-from shared.text import Json
+from shared.artifacts.objects import ObjectStore, fetch
+from shared.contracts.errors import Conflict
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

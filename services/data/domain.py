@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from shared.policy import Policy
+from shared.contracts.policy import Policy
 
 State = Literal["queued", "waiting", "running", "ready", "failed"]
 Why = Literal["upload", "drift"]

@@ -1,8 +1,14 @@
 """Kafka edge: parse, one call, return."""
 
 from services.data.service import DataService
-from shared.bus import EventRouter, Work, make_router
-from shared.events import DriftDetected, FeedbackRecorded, ModelDeclared, ModelPromoted, PredictionServed
+from shared.contracts.events import (
+    DriftDetected,
+    FeedbackRecorded,
+    ModelDeclared,
+    ModelPromoted,
+    PredictionServed,
+)
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(service: DataService) -> EventRouter:

@@ -12,9 +12,9 @@ from services.data.formats import FORMATS, Format, detect
 from services.data.readers.lines import Broken
 from services.data.rows import SPLITS, Kept, Placed, Reason, Record, Reject, Row, Turn, Unfit, marks
 from services.data.rows import excerpt as excerpt_of
-from shared.errors import Invalid
-from shared.policy import DataPolicy
-from shared.text import Json
+from shared.contracts.errors import Invalid
+from shared.contracts.policy import DataPolicy
+from shared.contracts.text import Json
 
 Check = Callable[[Sequence[Turn]], Reason | None]
 _SAMPLES = 10

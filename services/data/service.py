@@ -23,11 +23,18 @@ from services.data.domain import (
 from services.data.formats import FORMATS
 from services.data.store import Store
 from services.data.upload import Received
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Invalid, NotFound
-from shared.events import DriftDetected, FeedbackRecorded, ModelDeclared, ModelPromoted, PredictionServed
-from shared.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import Invalid, NotFound
+from shared.contracts.events import (
+    DriftDetected,
+    FeedbackRecorded,
+    ModelDeclared,
+    ModelPromoted,
+    PredictionServed,
+)
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.worker import defer
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 
@@ -199,7 +206,7 @@ class DataService:
     async def _queue(self, work: UnitOfWork, build: Build) -> None:
         build.state, build.detail = "queued", ""
         await work.session.flush()
-        await work.defer(BUILD_JOB, lock=build.id, build_id=build.id)
+        await defer(work, BUILD_JOB, lock=build.id, build_id=build.id)
 
     async def _wake(self, work: UnitOfWork, model: str) -> None:
         """Start the builds for which something was still missing."""

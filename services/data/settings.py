@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings, settings_config
+from shared.service.settings import ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):

@@ -11,8 +11,8 @@ from services.data.pipeline import parse
 from services.data.readers import READERS, jsonl, kind_of
 from services.data.readers.lines import Broken, Unreadable
 from services.data.rows import SPLITS, Label, Placed, Record, Reject, Row, Turn, Unfit, excerpt
-from shared.errors import Invalid
-from shared.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import Invalid
 
 _LINE_BYTES = 1_048_576
 

@@ -23,8 +23,8 @@ from services.data.domain import (
     Used,
     Voices,
 )
-from shared.db import UnitOfWork
-from shared.text import Json
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
 
 _LABELS = """
 WITH judged AS (

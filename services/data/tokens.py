@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from services.data.rows import Turn
-from shared.errors import Invalid, NotFound
+from shared.contracts.errors import Invalid, NotFound
 
 # Marks for training masks that plain Jinja does not know; they render to nothing.
 _GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from services.data.rows import excerpt
-from shared.errors import Invalid, TooLarge
+from shared.contracts.errors import Invalid, TooLarge
 
 _FORM_BYTES = 65_536
 """What a form may hold beside the file."""

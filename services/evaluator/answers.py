@@ -15,9 +15,9 @@ from services.evaluator.gates import Place
 from services.evaluator.metrics import METRICS, Floats
 from services.evaluator.outputs import BUCKET
 from services.evaluator.report import RIVALS, Answers, of_split, quality, rival_of
-from shared.events import Subject
-from shared.objects import object_key
-from shared.text import Json
+from shared.artifacts.objects import object_key
+from shared.contracts.events import Subject
+from shared.contracts.text import Json
 
 LARGEST = 16 * 1_048_576
 """Most bytes of one object."""

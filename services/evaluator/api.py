@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from services.evaluator.domain import Difference, Kept, Split, State
 from services.evaluator.reading import AnswerReader, Change
 from services.evaluator.service import EvaluatorService
-from shared.auth import Caller, requires
-from shared.events import ObjectRef, Score, Verdict
-from shared.text import Identifier, ModelName
-from shared.web import HttpWork
+from shared.contracts.events import ObjectRef, Score, Verdict
+from shared.contracts.text import Identifier, ModelName
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
 
 Reader = Annotated[Caller, requires("eval:read")]
 _MOST_ROWS = 100_000

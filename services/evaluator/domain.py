@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from shared.events import Subject
-from shared.policy import Gate, Generation
+from shared.contracts.events import Subject
+from shared.contracts.policy import Gate, Generation
 
 State = Literal["queued", "running", "done", "superseded", "failed"]
 ENDED: frozenset[State] = frozenset({"done", "superseded", "failed"})

@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 from services.evaluator.domain import Difference, Split
 from services.evaluator.intervals import Estimate, difference, estimate, resamples
 from services.evaluator.metrics import METRICS, Answered, Metric
-from shared.events import Score, Subject, Verdict
-from shared.policy import Gate
+from shared.contracts.events import Score, Subject, Verdict
+from shared.contracts.policy import Gate
 
 _DIGITS = 12
 """Values are rounded before they are compared: 60 % is 10 points more than 50 %, though 0.6 - 0.5 < 0.1 in floats."""

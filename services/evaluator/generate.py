@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from services.evaluator.outputs import Output
 from services.evaluator.rows import Row, Turn
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _MIN_SHARED = 8

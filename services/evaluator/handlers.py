@@ -1,8 +1,8 @@
 """Kafka edge: parse, one call, return."""
 
 from services.evaluator.service import EvaluatorService
-from shared.bus import EventRouter, Work, make_router
-from shared.events import ModelDeclared, ModelPromoted, ModelTrained
+from shared.contracts.events import ModelDeclared, ModelPromoted, ModelTrained
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(service: EvaluatorService) -> EventRouter:

@@ -20,15 +20,15 @@ from services.evaluator.service import queue
 from services.evaluator.settings import Settings
 from services.evaluator.store import Store
 from services.evaluator.subjects import Exam, Speaker, Subjects
-from shared.attempts import Attempt
-from shared.base_model import base_digest
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Invalid, NotFound, RetryLater
-from shared.events import ModelEvaluated, ObjectRef, Score, Verdict
-from shared.objects import ObjectStore, fetch, object_key
-from shared.policy import Gate, Generation
-from shared.text import Json
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import ObjectStore, fetch, object_key
+from shared.contracts.errors import Invalid, NotFound, RetryLater
+from shared.contracts.events import ModelEvaluated, ObjectRef, Score, Verdict
+from shared.contracts.policy import Gate, Generation
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.attempts import Attempt
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

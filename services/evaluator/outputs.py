@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field, ValidationError
 
-from shared.errors import NotFound
-from shared.objects import ObjectStore
-from shared.text import Digest, Finite, Json, Message, Text
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Digest, Finite, Json, Message, Text
 
 BUCKET = "evaluations"
 FORMAT = 1

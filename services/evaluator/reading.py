@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Literal, NamedTuple
 
 from services.evaluator.domain import Evaluation, Kept, Split
-from shared.errors import NotFound
-from shared.objects import ObjectStore
-from shared.text import Json
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Json
 
 Change = Literal["regression", "improvement", "same"]
 

@@ -15,8 +15,8 @@ from services.evaluator.gates import Measured, Place
 from services.evaluator.metrics import METRICS, Answered, Floats
 from services.evaluator.outputs import Outputs
 from services.evaluator.rows import Row
-from shared.events import Score, Subject, Verdict
-from shared.text import Json
+from shared.contracts.events import Score, Subject, Verdict
+from shared.contracts.text import Json
 
 SAMPLES = 20
 GOLDEN = 8

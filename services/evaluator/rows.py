@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.errors import Invalid
-from shared.text import Text
+from shared.contracts.errors import Invalid
+from shared.contracts.text import Text
 
 
 class Turn(NamedTuple):

@@ -6,11 +6,12 @@ import structlog
 
 from services.evaluator.domain import EVALUATE_JOB, Champion, Declared, Evaluation, evaluation_id
 from services.evaluator.store import Store
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import NotFound
-from shared.events import ModelDeclared, ModelPromoted, ModelTrained
-from shared.text import Json
+from shared.contracts.errors import NotFound
+from shared.contracts.events import ModelDeclared, ModelPromoted, ModelTrained
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.worker import defer
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 
@@ -87,5 +88,5 @@ async def queue(work: UnitOfWork, wanted: Evaluation, champion: Champion | None)
     wanted.champion_version = version
     wanted.id = evaluation_id(wanted.model, wanted.adapter_digest, wanted.dataset_digest, version)
     if await Store(work.session).add(wanted):
-        await work.defer(EVALUATE_JOB, lock=wanted.id, evaluation_id=wanted.id)
+        await defer(work, EVALUATE_JOB, lock=wanted.id, evaluation_id=wanted.id)
         log.info("evaluation.queued", evaluation=wanted.id, model=wanted.model, champion=version)

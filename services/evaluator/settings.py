@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings, settings_config
+from shared.service.settings import ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):

@@ -9,7 +9,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.evaluator.domain import Champion, Declared, Evaluation
-from shared.text import Json
+from shared.contracts.text import Json
 
 
 class Store:

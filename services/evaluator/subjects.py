@@ -12,9 +12,9 @@ from services.evaluator.generate import Encoded, LanguageModel
 from services.evaluator.outputs import Output
 from services.evaluator.rows import Row
 from services.evaluator.settings import Settings
-from shared.attempts import Attempt
-from shared.objects import ObjectStore
-from shared.text import Json
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.text import Json
+from shared.jobs.attempts import Attempt
 
 log = structlog.get_logger()
 

@@ -6,12 +6,12 @@ Importing it imports torch: before the first heartbeat, since loading its librar
 from services.evaluator.domain import EVALUATE_JOB
 from services.evaluator.job import Evaluator
 from services.evaluator.settings import Settings
-from shared.base_model import base_digest
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.jobs import Jobs
-from shared.objects import S3Objects
-from shared.runtime import run_worker
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import S3Objects
+from shared.delivery.unit_of_work import Database
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
+from shared.service.runtime import run_worker
 
 
 def create_worker(settings: Settings) -> Jobs:

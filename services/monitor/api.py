@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Response
 from services.monitor.domain import REPORTS, Drift, Promotion, Watched, Window
 from services.monitor.evidence import interval
 from services.monitor.store import Store
-from shared.auth import Caller, requires
-from shared.clock import Clock
-from shared.errors import NotFound
-from shared.objects import ObjectStore
-from shared.text import Identifier, Json, ModelName
-from shared.web import HttpWork
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Identifier, Json, ModelName
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
+from shared.service.clock import Clock
 
 Reader = Annotated[Caller, requires("monitor:read")]
 Limit = Annotated[int, Query(ge=1, le=500)]

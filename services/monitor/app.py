@@ -9,12 +9,12 @@ from services.monitor.measure import Measuring
 from services.monitor.service import MonitorService
 from services.monitor.settings import Settings
 from services.monitor.watch import MEASURE_JOB, Watch
-from shared.bus import make_broker
-from shared.clock import Clock, SystemClock
-from shared.db import Database
-from shared.jobs import Jobs
-from shared.objects import S3Objects
-from shared.runtime import make_app, run_app
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.jobs.worker import Jobs
+from shared.service.clock import Clock, SystemClock
+from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:

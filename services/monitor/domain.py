@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from shared.policy import DriftPolicy, RetrainGovernor
+from shared.contracts.policy import DriftPolicy, RetrainGovernor
 
 Verdict = Literal["none", "watch", "label", "retrain"]
 WindowState = Literal["measuring", "measured", "failed"]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from shared.events import Evidence
-from shared.policy import DriftPolicy
+from shared.contracts.events import Evidence
+from shared.contracts.policy import DriftPolicy
 
 _Z95 = 1.959964  # 97.5th percentile of the standard normal distribution
 _ROUNDING = 1e-9  # 0.8 - 0.65 is a little more than 0.15

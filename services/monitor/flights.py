@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from shared.db import UnitOfWork
+from shared.delivery.unit_of_work import UnitOfWork
 
 _SUPERSEDED = "outcome LIKE 'superseded%'"
 _FLIGHT = f"verdict = 'retrain' AND (ended_at IS NULL OR outcome = 'timed out' OR {_SUPERSEDED})"

@@ -1,8 +1,7 @@
 """Kafka edge: parse, one call, return."""
 
 from services.monitor.service import MonitorService
-from shared.bus import EventRouter, Work, make_router
-from shared.events import (
+from shared.contracts.events import (
     FeedbackRecorded,
     ModelDeclared,
     ModelPromoted,
@@ -11,6 +10,7 @@ from shared.events import (
     RolloutChanged,
     TrainingStatus,
 )
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(service: MonitorService) -> EventRouter:

@@ -13,11 +13,11 @@ from services.monitor.store import Store
 from services.monitor.telemetry import DRIFT_SCORE, WINDOWS_FAILED
 from services.monitor.texts import Place, reference, served
 from services.monitor.watch import Watch
-from shared.attempts import Attempt
-from shared.clock import Clock
-from shared.errors import Invalid, NotFound
-from shared.objects import ObjectStore
-from shared.policy import DriftPolicy
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import Invalid, NotFound
+from shared.contracts.policy import DriftPolicy
+from shared.jobs.attempts import Attempt
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 from services.monitor.domain import PREDICTIONS, Feedback, Prediction, Promotion, Rollout, Watched
 from services.monitor.flights import Flights
 from services.monitor.store import Store
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.events import (
+from shared.contracts.events import (
     FeedbackRecorded,
     ModelDeclared,
     ModelPromoted,
@@ -16,6 +14,8 @@ from shared.events import (
     RolloutChanged,
     TrainingStatus,
 )
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.service.clock import Clock
 
 _ENDS_IN = ("rejected", "failed", "cancelled")
 

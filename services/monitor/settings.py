@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings, settings_config
+from shared.service.settings import ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):

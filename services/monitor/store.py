@@ -11,8 +11,8 @@ from sqlmodel import col, select
 from services.monitor.domain import Drift, Feedback, Prediction, Promotion, Rollout, Watched, Window
 from services.monitor.evidence import Traffic
 from services.monitor.texts import Place
-from shared.db import UnitOfWork
-from shared.text import Json
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
 
 _ENDED = ("completed", "rolled_back")
 _CHAMPIONS = "FROM prediction WHERE model = :model AND model_version = :version AND arm = 'champion'"

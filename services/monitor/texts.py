@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from services.monitor.domain import DATASETS, PREDICTIONS
-from shared.errors import Invalid, NotFound
-from shared.objects import ObjectStore, object_key, read_manifest
+from shared.artifacts.objects import ObjectStore, object_key, read_manifest
+from shared.contracts.errors import Invalid, NotFound
 
 TRAIN = "train.jsonl"
 _LONGEST_LINE = 1_048_576

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from services.monitor.domain import Verdict
-from shared.policy import DriftPolicy, RetrainGovernor
+from shared.contracts.policy import DriftPolicy, RetrainGovernor
 
 _AS_LOUD: dict[Verdict, tuple[Verdict, ...]] = {
     "watch": ("watch", "label", "retrain"),

@@ -14,11 +14,12 @@ from services.monitor.settings import Settings
 from services.monitor.store import Store
 from services.monitor.telemetry import QUALITY, RETRAINING_SECONDS, VERDICTS
 from services.monitor.verdict import Decision, Look, Past, decide, wait
-from shared.clock import Clock
-from shared.db import Database, UnitOfWork
-from shared.envelope import new_id
-from shared.events import DriftDetected, Evidence, ObjectRef
-from shared.policy import DriftPolicy, RetrainGovernor
+from shared.contracts.envelope import new_id
+from shared.contracts.events import DriftDetected, Evidence, ObjectRef
+from shared.contracts.policy import DriftPolicy, RetrainGovernor
+from shared.delivery.unit_of_work import Database, UnitOfWork
+from shared.jobs.worker import defer
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 
@@ -206,7 +207,7 @@ class Watch:
             **cut._asdict(),
         )
         store.add(window)
-        await work.defer(MEASURE_JOB, lock=window.id, window_id=window.id)
+        await defer(work, MEASURE_JOB, lock=window.id, window_id=window.id)
 
     async def _prune(self) -> None:
         now = self._clock.now()

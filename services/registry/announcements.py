@@ -4,8 +4,8 @@ from typing import TypeVar
 
 from services.registry import rules
 from services.registry.domain import AliasEvent, ModelVersion
-from shared.events import ModelApproved, ModelPromoted, ModelRejected, ObjectRef
-from shared.policy import Policy, Recipe
+from shared.contracts.events import ModelApproved, ModelPromoted, ModelRejected, ObjectRef
+from shared.contracts.policy import Policy, Recipe
 
 T = TypeVar("T")
 

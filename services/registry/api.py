@@ -25,9 +25,9 @@ from services.registry.views import (
     VersionSummary,
     VersionView,
 )
-from shared.auth import Caller, requires
-from shared.text import Contract, Digest, Json, ModelName, Text
-from shared.web import HttpWork
+from shared.contracts.text import Contract, Digest, Json, ModelName, Text
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
 
 _LARGEST = 2_147_483_647
 Reader = Annotated[Caller, requires("model:read")]

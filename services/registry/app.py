@@ -7,11 +7,11 @@ from services.registry.catalogue import Catalogue
 from services.registry.handlers import make_handlers
 from services.registry.service import Registry
 from services.registry.settings import Settings
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.objects import S3Objects
-from shared.runtime import make_app, run_app
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:

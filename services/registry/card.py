@@ -1,7 +1,7 @@
 """The model card that the trainer published beside the weights."""
 
-from shared.errors import NotFound
-from shared.objects import ObjectStore, object_key
+from shared.artifacts.objects import ObjectStore, object_key
+from shared.contracts.errors import NotFound
 
 BUCKET = "adapters"
 LARGEST = 262_144

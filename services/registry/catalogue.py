@@ -10,10 +10,10 @@ from services.registry.domain import AliasEvent, ModelVersion, PolicyRevision, R
 from services.registry.lists import Lists
 from services.registry.rules import Aliases
 from services.registry.store import Store
-from shared.db import UnitOfWork
-from shared.errors import NotFound
-from shared.objects import ObjectStore
-from shared.text import Json
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
 
 _MOST = 50
 

@@ -2,9 +2,9 @@
 
 from pydantic import ValidationError
 
-from shared.errors import Invalid
-from shared.policy import Policy
-from shared.text import Json
+from shared.contracts.errors import Invalid
+from shared.contracts.policy import Policy
+from shared.contracts.text import Json
 
 _MOST = 5
 

@@ -3,9 +3,9 @@
 import hashlib
 import json
 
-from shared.errors import NotFound
-from shared.events import ModelEvaluated
-from shared.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import NotFound
+from shared.contracts.events import ModelEvaluated
 
 BUCKET = "evaluations"
 _BOUND = ("evaluation_id", "model", "adapter_digest", "verdict")

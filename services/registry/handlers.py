@@ -1,8 +1,8 @@
 """Kafka edge: parse, one call, return."""
 
 from services.registry.service import Registry
-from shared.bus import EventRouter, Work, make_router
-from shared.events import ModelEvaluated, ModelTrained, RolloutChanged
+from shared.contracts.events import ModelEvaluated, ModelTrained, RolloutChanged
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(registry: Registry) -> EventRouter:

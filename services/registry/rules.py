@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from services.registry.domain import Alias
-from shared.errors import Conflict
-from shared.events import ModelEvaluated, RolloutChanged
-from shared.policy import Policy
+from shared.contracts.errors import Conflict
+from shared.contracts.events import ModelEvaluated, RolloutChanged
+from shared.contracts.policy import Policy
 
 QUALITY = ("candidate", "test", "exact_match")
 """The score that users are promised: subject, split, metric."""

@@ -9,13 +9,13 @@ from services.registry.domain import AliasEvent, Evidence, LogicalModel, ModelVe
 from services.registry.evidence import evidence_problem
 from services.registry.rules import Aliases, Move
 from services.registry.store import Store
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Conflict, Invalid, NotFound
-from shared.events import ModelDeclared, ModelEvaluated, ModelTrained, RolloutChanged
-from shared.objects import ObjectStore
-from shared.policy import Policy
-from shared.text import Json
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.errors import Conflict, Invalid, NotFound
+from shared.contracts.events import ModelDeclared, ModelEvaluated, ModelTrained, RolloutChanged
+from shared.contracts.policy import Policy
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 SERVING = "serving"

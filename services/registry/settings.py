@@ -1,6 +1,6 @@
 """Settings of the registry: `DRIFTWHEEL_REGISTRY__<FIELD>`. It needs nothing beyond what every service has."""
 
-from shared.settings import ServiceSettings, settings_config
+from shared.service.settings import ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.registry.domain import Alias, ModelVersion, PolicyRevision, VersionState
 from services.registry.rules import Aliases
-from shared.events import Cost, ObjectRef, Score, Verdict
-from shared.policy import Policy, Recipe
-from shared.text import Json
+from shared.contracts.events import Cost, ObjectRef, Score, Verdict
+from shared.contracts.policy import Policy, Recipe
+from shared.contracts.text import Json
 
 
 class View(BaseModel):

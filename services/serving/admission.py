@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from services.serving.weights import Malformed, read_object, read_shapes, tensors
-from shared.base_model import base_digest
-from shared.errors import Invalid, NotFound
+from shared.artifacts.base_model import base_digest
+from shared.contracts.errors import Invalid, NotFound
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 REQUIRED = frozenset({CONFIG, WEIGHTS})

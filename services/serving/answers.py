@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from shared.text import Json
+from shared.contracts.text import Json
 
 DONE = b"data: [DONE]\n\n"
 

@@ -13,10 +13,10 @@ from services.serving.requests import ChatRequest, CompletionRequest
 from services.serving.rollouts import arm_statistics
 from services.serving.routing import Target
 from services.serving.service import ServingService
-from shared.auth import Caller, requires
-from shared.errors import NotFound
-from shared.text import Contract, Identifier, Json, ModelName, Share, Text
-from shared.web import HttpWork
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Contract, Identifier, Json, ModelName, Share, Text
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
 
 Chatter = Annotated[Caller, requires("chat")]
 Reader = Annotated[Caller, requires("model:read")]

@@ -17,11 +17,11 @@ from services.serving.service import ServingService
 from services.serving.settings import Settings
 from services.serving.upstream import Upstream
 from services.serving.waits import waits
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.objects import S3Objects
-from shared.runtime import make_app, run_app
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:

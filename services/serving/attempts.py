@@ -8,8 +8,8 @@ from services.serving.answers import Answer
 from services.serving.predictions import Served, text_line
 from services.serving.requests import ChatRequest, CompletionRequest
 from services.serving.routing import Arm, Target
-from shared.envelope import Envelope, new_id
-from shared.events import PredictionServed
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import PredictionServed
 
 
 @dataclass(frozen=True, slots=True)

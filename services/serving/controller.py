@@ -6,8 +6,8 @@ from services.serving import store
 from services.serving.domain import LogicalModel, Rollout
 from services.serving.live import Live, changed
 from services.serving.rollouts import Rollouts
-from shared.db import Database, UnitOfWork
-from shared.envelope import Envelope
+from shared.contracts.envelope import Envelope
+from shared.delivery.unit_of_work import Database, UnitOfWork
 
 log = structlog.get_logger()
 

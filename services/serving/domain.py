@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from shared.policy import Ramp
+from shared.contracts.policy import Ramp
 
 
 class Table(SQLModel, registry=registry()):

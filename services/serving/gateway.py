@@ -18,9 +18,9 @@ from services.serving.requests import BadRequest, ContextTooLong, parse, with_mo
 from services.serving.routing import Arm, Choice
 from services.serving.settings import Settings
 from services.serving.upstream import EngineFailure, EngineRefused, Stream, Upstream
-from shared.auth import Caller
-from shared.clock import Clock
-from shared.errors import Overloaded, Unavailable
+from shared.contracts.errors import Overloaded, Unavailable
+from shared.http.auth import Caller
+from shared.service.clock import Clock
 
 MAX_KEPT_BYTES = 16_777_216
 """Bytes of one stream that are kept to be logged; a longer one counts as unfinished."""

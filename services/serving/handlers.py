@@ -1,8 +1,8 @@
 """Kafka edge: parse, one call, return."""
 
 from services.serving.service import ServingService
-from shared.bus import EventRouter, Work, make_router
-from shared.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(service: ServingService) -> EventRouter:

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import Request, Response
 
 from services.serving.requests import BadRequest
-from shared.envelope import Envelope, request_envelope
-from shared.errors import TooLarge
-from shared.spans import current_traceparent
+from shared.contracts.envelope import Envelope, request_envelope
+from shared.contracts.errors import TooLarge
+from shared.telemetry.spans import current_traceparent
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 

@@ -18,10 +18,10 @@ from services.serving import store
 from services.serving.domain import Prediction
 from services.serving.live import changed
 from services.serving.metrics import QUEUE, SHED
-from shared.db import Database
-from shared.envelope import Envelope
-from shared.events import LineRef, PredictionServed
-from shared.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.envelope import Envelope
+from shared.contracts.events import LineRef, PredictionServed
+from shared.delivery.unit_of_work import Database
 
 BUCKET = "predictions"
 _LAST_FLUSH_SECONDS = 5

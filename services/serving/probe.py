@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from services.serving.engines import EngineClient
-from shared.errors import Invalid
-from shared.text import Json, Message
+from shared.contracts.errors import Invalid
+from shared.contracts.text import Json, Message
 
 
 class Golden(Message):

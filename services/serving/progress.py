@@ -6,7 +6,7 @@ from datetime import datetime
 from services.serving.domain import Change, Rollout
 from services.serving.intervals import Sample, quantile, wilson
 from services.serving.ramp import Arm, Finding, Stats, error_probability, judge, needs_of
-from shared.text import Json
+from shared.contracts.text import Json
 
 _Z95 = quantile(0.025)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.serving.intervals import Interval, Sample, difference, quantile, wilson
-from shared.policy import Ramp
+from shared.contracts.policy import Ramp
 
 TRIPWIRE = 5
 """Challenger errors in a row, each one answered by the champion instead, that end a rollout at once."""

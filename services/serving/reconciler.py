@@ -17,9 +17,9 @@ from services.serving.metrics import REFUSED
 from services.serving.probe import Golden, probe, read_report
 from services.serving.service import ServingService
 from services.serving.settings import Settings
-from shared.db import Database
-from shared.errors import DriftwheelError, Unavailable
-from shared.objects import Manifest, ObjectStore, fetch
+from shared.artifacts.objects import Manifest, ObjectStore, fetch
+from shared.contracts.errors import DriftwheelError, Unavailable
+from shared.delivery.unit_of_work import Database
 
 ADAPTERS = "adapters"
 _LONGEST_PAUSE_SECONDS = 30.0

@@ -7,7 +7,7 @@ import structlog
 
 from services.serving import store
 from services.serving.live import Live
-from shared.db import Database
+from shared.delivery.unit_of_work import Database
 
 log = structlog.get_logger()
 

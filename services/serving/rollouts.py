@@ -13,10 +13,10 @@ from services.serving.domain import FIRST_VERSION, Announced, Change, ChangeStat
 from services.serving.metrics import ROLLOUTS
 from services.serving.progress import judgement
 from services.serving.ramp import TRIPWIRE, Advance, Arm, Complete, Hold, RollBack, Stats, decide
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.events import ArmStatistics, RolloutChanged
-from shared.text import Json
+from shared.contracts.events import ArmStatistics, RolloutChanged
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

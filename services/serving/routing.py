@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from shared.errors import NotFound, Unavailable
+from shared.contracts.errors import NotFound, Unavailable
 
 Arm = Literal["champion", "challenger", "pinned", "base"]
 _NAME = re.compile(

@@ -10,10 +10,10 @@ from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Rol
 from services.serving.predictions import PredictionLog
 from services.serving.ramp import Stats
 from services.serving.rollouts import Rollouts
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Conflict, NotFound
-from shared.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.service.clock import Clock
 
 _HISTORY = 500
 _NAMESPACE = uuid.UUID("5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10")

@@ -11,7 +11,7 @@ from sqlmodel import col, select, update
 
 from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Prediction, Rollout, Snapshot
 from services.serving.ramp import Arm, Stats
-from shared.db import UnitOfWork
+from shared.delivery.unit_of_work import UnitOfWork
 
 CHANNEL = "serving"
 """PostgreSQL channel that tells every process of this service that wanted state changed, when it is committed."""

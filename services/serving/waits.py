@@ -7,8 +7,8 @@ from sqlmodel import col, select
 from services.serving import store
 from services.serving.domain import Adapter, Rollout
 from services.serving.ramp import needs_of
-from shared.db import UnitOfWork
-from shared.text import Json
+from shared.contracts.text import Json
+from shared.delivery.unit_of_work import UnitOfWork
 
 
 async def waits(work: UnitOfWork, correlation_ids: Sequence[str]) -> list[Json]:

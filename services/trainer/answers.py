@@ -6,10 +6,10 @@ from prometheus_client import Counter
 from services.trainer.domain import ENDED, Entry, Request, Run
 from services.trainer.store import Store
 from services.trainer.wishes import Wish
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import DriftwheelError
-from shared.events import TrainingStatus
+from shared.contracts.errors import DriftwheelError
+from shared.contracts.events import TrainingStatus
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

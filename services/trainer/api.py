@@ -10,10 +10,10 @@ from pydantic import Field
 
 from services.trainer.domain import ENDED, Entry, Run, State
 from services.trainer.service import TrainerService
-from shared.auth import Caller, requires
-from shared.db import Database
-from shared.text import Digest, Json, ModelName
-from shared.web import HttpWork
+from shared.contracts.text import Digest, Json, ModelName
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
 
 Reader = Annotated[Caller, requires("run:read")]
 Writer = Annotated[Caller, requires("run:write")]

@@ -9,13 +9,13 @@ from services.trainer.methods import METHODS
 from services.trainer.metrics import RunProgress
 from services.trainer.service import TrainerService
 from services.trainer.settings import Settings
-from shared.base_model import base_digest
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.jobs import Jobs
-from shared.objects import S3Objects
-from shared.runtime import make_app, run_app
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:

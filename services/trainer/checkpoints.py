@@ -11,8 +11,8 @@ from typing import NamedTuple
 import structlog
 
 from services.trainer.domain import CHECKPOINTS
-from shared.errors import NotFound
-from shared.objects import MANIFEST, ObjectStore
+from shared.artifacts.objects import MANIFEST, ObjectStore
+from shared.contracts.errors import NotFound
 
 log = structlog.get_logger()
 

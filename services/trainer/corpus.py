@@ -9,7 +9,7 @@ from pathlib import Path
 from services.trainer.chat import Chat
 from services.trainer.domain import TrainingFailed
 from services.trainer.examples import Example, Turn, build
-from shared.objects import Manifest
+from shared.artifacts.objects import Manifest
 
 VALIDATION_ROWS = 256
 """Most validation rows measured each time: enough for a stopping rule, and its cost stays bounded."""

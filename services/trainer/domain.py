@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from shared.errors import Conflict, DriftwheelError
-from shared.events import Cost
-from shared.text import Json
+from shared.contracts.errors import Conflict, DriftwheelError
+from shared.contracts.events import Cost
+from shared.contracts.text import Json
 
 State = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
 Action = Literal["start", "cancel", "succeed", "fail", "stop"]

@@ -9,12 +9,12 @@ from pydantic import Field
 from services.trainer.domain import Entry, Request, Run, digest_of
 from services.trainer.service import TrainerService
 from services.trainer.wishes import Wish
-from shared.auth import Caller, requires
-from shared.clock import Clock
-from shared.envelope import strict_json
-from shared.errors import Invalid, Poison
-from shared.text import Contract, Json, ModelName, Text
-from shared.web import HttpWork
+from shared.contracts.envelope import strict_json
+from shared.contracts.errors import Invalid, Poison
+from shared.contracts.text import Contract, Json, ModelName, Text
+from shared.http.auth import Caller, requires
+from shared.http.web import HttpWork
+from shared.service.clock import Clock
 
 Reader = Annotated[Caller, requires("run:read")]
 Writer = Annotated[Caller, requires("run:write")]

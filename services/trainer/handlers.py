@@ -1,8 +1,8 @@
 """Kafka edge: parse, one call, return."""
 
 from services.trainer.service import TrainerService
-from shared.bus import EventRouter, Work, make_router
-from shared.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
+from shared.contracts.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
+from shared.delivery.bus import EventRouter, Work, make_router
 
 
 def make_handlers(service: TrainerService) -> EventRouter:

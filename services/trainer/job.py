@@ -31,15 +31,15 @@ from services.trainer.progress import Pace
 from services.trainer.settings import Settings
 from services.trainer.store import Store
 from services.trainer.wishes import over_budget
-from shared.attempts import Attempt
-from shared.base_model import base_digest
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Cancelled, DriftwheelError, Invalid, NotFound
-from shared.events import CurvePoint, ModelTrained
-from shared.objects import ObjectStore, fetch
-from shared.objects import publish as publish_artifact
-from shared.policy import Recipe
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import ObjectStore, fetch
+from shared.artifacts.objects import publish as publish_artifact
+from shared.contracts.errors import Cancelled, DriftwheelError, Invalid, NotFound
+from shared.contracts.events import CurvePoint, ModelTrained
+from shared.contracts.policy import Recipe
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.attempts import Attempt
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 

@@ -20,8 +20,8 @@ from services.trainer.domain import TrainingFailed
 from services.trainer.examples import batches, pack
 from services.trainer.methods import METHODS, Trainable
 from services.trainer.progress import Best, Health, learning_rate, total_steps
-from shared.policy import Recipe
-from shared.text import Json
+from shared.contracts.policy import Recipe
+from shared.contracts.text import Json
 
 MAX_GRADIENT_NORM = 1.0
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -11,7 +11,7 @@ from psycopg import Error
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.trainer.store import Store
-from shared.db import Database
+from shared.delivery.unit_of_work import Database
 
 EVERY_SECONDS = 5.0
 STEP = Gauge("driftwheel_trainer_run_step", "Steps done by an open run.", ["model", "run"])

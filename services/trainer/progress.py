@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from services.trainer.domain import TrainingFailed
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
 
 DIVERGED_FACTOR = 3.0
 DIVERGED_STEPS = 3

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from services.trainer.corpus import Corpus
 from services.trainer.domain import Run, thin
-from shared.policy import Recipe
-from shared.text import Json
+from shared.contracts.policy import Recipe
+from shared.contracts.text import Json
 
 if TYPE_CHECKING:
     from services.trainer.loop import Training

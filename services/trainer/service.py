@@ -28,13 +28,13 @@ from services.trainer.wishes import (
     refusal,
     run_id,
 )
-from shared.clock import Clock
-from shared.db import UnitOfWork
-from shared.errors import Conflict, Invalid, NotFound, RetryLater
-from shared.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
-from shared.jobs import Jobs
-from shared.objects import Manifest, ObjectStore, read_manifest
-from shared.policy import Budget, Recipe
+from shared.artifacts.objects import Manifest, ObjectStore, read_manifest
+from shared.contracts.errors import Conflict, Invalid, NotFound, RetryLater
+from shared.contracts.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
+from shared.contracts.policy import Budget, Recipe
+from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.worker import Jobs, defer
+from shared.service.clock import Clock
 
 log = structlog.get_logger()
 
@@ -179,7 +179,7 @@ class TrainerService:
         elif last:
             return await store.run(last.id, lock=True) or last
         if await store.add_once(run):
-            await work.defer(TRAIN_JOB, lock=run.id, priority=wish.priority, run_id=run.id)
+            await defer(work, TRAIN_JOB, lock=run.id, priority=wish.priority, run_id=run.id)
         return await store.run(run.id, lock=True) or run
 
     async def _facts(self, store: Store, digest: str) -> Facts:

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings, settings_config
-from shared.text import Name
+from shared.contracts.text import Name
+from shared.service.settings import ServiceSettings, settings_config
 
 
 class Settings(ServiceSettings):

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from services.trainer.domain import Declared, digest_of, price
-from shared.errors import Invalid
-from shared.events import Fault, TrainingRequested
-from shared.policy import Budget, Recipe
-from shared.text import place
+from shared.contracts.errors import Invalid
+from shared.contracts.events import Fault, TrainingRequested
+from shared.contracts.policy import Budget, Recipe
+from shared.contracts.text import place
 
 
 class Wish(NamedTuple):

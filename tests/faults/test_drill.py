@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from playwright.async_api import expect
 
-from shared.events import DatasetReady
+from shared.contracts.events import DatasetReady
 from tests.browser import browsing, chromium, visit
 from tests.loop import Platform, until
 

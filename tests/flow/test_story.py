@@ -3,9 +3,9 @@
 import pytest
 
 from examples.support.story import closed
+from services.console import causality as trace
 from services.console.upstream import SERVICES
-from shared import trace
-from shared.waiting import why
+from services.console.waiting import why
 from tests.flow.conftest import Told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.events import CONSUMERS, EVENTS
+from shared.contracts.events import CONSUMERS, EVENTS
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")

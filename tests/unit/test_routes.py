@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
-from shared.base_model import write_manifest
-from shared.runtime import PUBLIC_PATHS
+from shared.artifacts.base_model import write_manifest
+from shared.service.runtime import PUBLIC_PATHS
 from tests.scopes import routes
 
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")

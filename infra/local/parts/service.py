@@ -29,7 +29,7 @@ class Service(Part):
         self.ports = (name,)
 
     def prepare(self, site: Site) -> None:
-        from shared.db import upgrade  # seconds of imports that `status` and `down` need not pay
+        from shared.delivery.schema import upgrade  # seconds of imports that `status` and `down` need not pay
 
         try:
             with _MIGRATING:

@@ -20,7 +20,7 @@ from services.console.door import (
 )
 from services.console.output import AsJson, confirmed, facts, table, when
 from services.console.upstream import SERVICES
-from shared.text import Json
+from shared.contracts.text import Json
 
 app = typer.Typer(no_args_is_help=True, help="Dead letters: what died, why, and again.")
 Topic = Annotated[str | None, typer.Option(help="Only of this topic.")]

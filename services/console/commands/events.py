@@ -15,8 +15,8 @@ from services.console.door import Exit, err, fail, out, post, show_json
 from services.console.output import AsJson, confirmed, table
 from services.console.records import Sought, document, past, reader, since
 from services.console.upstream import SERVICES
-from shared.envelope import repair_headers
-from shared.text import Json
+from shared.contracts.envelope import repair_headers
+from shared.contracts.text import Json
 
 events = typer.Typer(no_args_is_help=True, help="Events: as they pass, as they passed, and once more.")
 Lines = Annotated[bool, typer.Option("--json", help="One JSON document a line.")]
@@ -185,7 +185,7 @@ def _effects(dry: Json) -> str:
 
 
 def _topics() -> list[str]:
-    from shared.events import EVENTS
+    from shared.contracts.events import EVENTS
 
     return [event.topic for event in EVENTS]
 

@@ -8,13 +8,14 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from services.console.causality import Step, everything, merge
 from services.console.door import LOOK, Exit, err, everywhere, fail, out, part, show_json
 from services.console.output import AsJson
 from services.console.story import render
 from services.console.upstream import SERVICES
-from shared.text import Json
-from shared.trace import Step, everything, merge, searched
-from shared.waiting import Waiting, why
+from services.console.waiting import Waiting, why
+from shared.contracts.text import Json
+from shared.operations.trace import searched
 
 _PAUSE_SECONDS = 1.0
 _PIPE_WIDTH = 320

@@ -15,8 +15,8 @@ from services.console.merged import newest, silent
 from services.console.session import Monitoring, Visitor, from_our_pages, visits
 from services.console.upstream import SERVICES, Answer, segment
 from services.console.views import back_to, page
-from shared.errors import NotFound
-from shared.text import Json
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Json
 
 router = APIRouter()
 Admin = Annotated[Visitor, visits("admin")]

@@ -14,8 +14,8 @@ from services.console.formats import parsed
 from services.console.session import Visitor, visits
 from services.console.upstream import Answer, segment
 from services.console.views import page
-from shared.errors import NotFound
-from shared.text import Json
+from shared.contracts.errors import NotFound
+from shared.contracts.text import Json
 
 router = APIRouter()
 Reader = Annotated[Visitor, visits("monitor:read")]

@@ -11,7 +11,7 @@ from services.console.formats import parsed
 from services.console.session import Visitor, visits
 from services.console.upstream import Answer, segment
 from services.console.views import page
-from shared.text import Json
+from shared.contracts.text import Json
 
 router = APIRouter()
 Evaluating = Annotated[Visitor, visits("eval:read")]

@@ -11,8 +11,8 @@ from services.console.merged import newest, silent
 from services.console.session import Monitoring
 from services.console.upstream import SERVICES
 from services.console.views import page
-from shared.events import EVENTS
-from shared.text import Json
+from shared.contracts.events import EVENTS
+from shared.contracts.text import Json
 
 router = APIRouter()
 Typed = Annotated[str, Query(max_length=200)]

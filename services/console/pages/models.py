@@ -14,7 +14,7 @@ from services.console.pages.evaluations import SUBJECTS, address, metrics
 from services.console.session import Visitor, from_our_pages, visits
 from services.console.upstream import Answer, segment
 from services.console.views import back_to, page
-from shared.text import Json
+from shared.contracts.text import Json
 
 router = APIRouter()
 Reading = Annotated[Visitor, visits("model:read")]

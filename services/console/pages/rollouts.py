@@ -11,7 +11,7 @@ from services.console.formats import parsed
 from services.console.session import Visitor, from_our_pages, visits
 from services.console.upstream import segment
 from services.console.views import back_to, page
-from shared.text import Json
+from shared.contracts.text import Json
 
 router = APIRouter()
 Reader = Annotated[Visitor, visits("model:read")]

@@ -12,7 +12,7 @@ from services.console.figures import chart, differences, lasted, plain
 from services.console.session import Visitor, from_our_pages, visits
 from services.console.upstream import Answer, segment
 from services.console.views import back_to, page
-from shared.text import Json
+from shared.contracts.text import Json
 
 router = APIRouter()
 _PAGE, _MOST, _ENTRIES, _VERSIONS, _COLOURS = 50, 20, 50, 200, 6

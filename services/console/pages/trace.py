@@ -8,14 +8,15 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from services.console.causality import Step, merge, seconds_between, spent
 from services.console.formats import duration
 from services.console.session import Monitoring, Visitor, from_our_pages, inside, visits
 from services.console.timeline import timeline
 from services.console.upstream import SERVICES, segment
 from services.console.views import back_to, page
-from shared.text import Json
-from shared.trace import Step, merge, searched, seconds_between, spent
-from shared.waiting import why
+from services.console.waiting import why
+from shared.contracts.text import Json
+from shared.operations.trace import searched
 
 router = APIRouter()
 _LONGEST_ID = 200

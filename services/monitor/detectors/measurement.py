@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shared.text import Json
+from shared.contracts.text import Json
 
 
 class NotMeasurableError(Exception):

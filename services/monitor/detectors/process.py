@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from services.monitor.detectors import DETECTORS, Measurement, NotMeasurableError
-from shared.errors import Unavailable
+from shared.contracts.errors import Unavailable
 
 _LONGEST_ANSWER = 64 * 1024 * 1024
 

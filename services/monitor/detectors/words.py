@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from shared.text import Json
+from shared.contracts.text import Json
 
 _WORD = re.compile(r"[^\W\d_][\w'’-]{2,39}")
 _FEWEST_PROMPTS = 3

@@ -11,7 +11,7 @@ from typing import Any, Self
 import aiohttp
 
 from services.serving.engines.options import EngineOptions
-from shared.errors import Invalid, Unavailable
+from shared.contracts.errors import Invalid, Unavailable
 
 _CONNECT_SECONDS = 2.0
 # How vLLM (whose answer would not be JSON) and the small engine say that a log-probability is NaN or infinite.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from services.trainer.examples import Pack
 from services.trainer.methods import lora, rehearsal
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

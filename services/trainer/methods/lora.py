@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.trainer.domain import TrainingFailed
 from services.trainer.examples import Pack
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.events import EVENTS
+from shared.contracts.events import EVENTS
 
 FOLDER = Path(__file__).parent
 

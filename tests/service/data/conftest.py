@@ -20,11 +20,9 @@ from services.data.builder import Builder
 from services.data.domain import DATASETS, Table
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
-from shared.auth import mint
-from shared.clock import SystemClock
-from shared.db import Database, upgrade
-from shared.envelope import Envelope, new_id
-from shared.events import (
+from shared.artifacts.objects import ObjectStore, S3Objects, read_manifest
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import (
     DriftDetected,
     Event,
     FeedbackRecorded,
@@ -33,9 +31,12 @@ from shared.events import (
     ModelPromoted,
     PredictionServed,
 )
-from shared.jobs import Jobs
-from shared.objects import ObjectStore, S3Objects, read_manifest
-from shared.policy import DataPolicy, Policy, RetrainGovernor
+from shared.contracts.policy import DataPolicy, Policy, RetrainGovernor
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

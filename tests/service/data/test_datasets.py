@@ -12,10 +12,10 @@ import pytest
 
 from services.data.domain import DATASETS
 from services.data.service import BUILD_JOB
-from shared.attempts import Attempt
-from shared.base_model import base_digest
-from shared.errors import Superseded
-from shared.policy import DataPolicy
+from shared.artifacts.base_model import base_digest
+from shared.contracts.errors import Superseded
+from shared.contracts.policy import DataPolicy
+from shared.jobs.attempts import Attempt
 from tests.service.data.conftest import MODEL, World, jsonl, questions
 
 ROWS = questions(60)

@@ -9,8 +9,8 @@ import pytest
 from services.data.compare import compare
 from services.data.comparer import Comparer
 from services.data.domain import Build
-from shared.clock import SystemClock
-from shared.text import Json
+from shared.contracts.text import Json
+from shared.service.clock import SystemClock
 from tests.service.data.conftest import MODEL, NOON, Traffic, World, drift, feedback, jsonl, questions
 
 

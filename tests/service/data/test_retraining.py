@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from services.data.rows import Turn, marks
 from services.data.service import BUILD_JOB
-from shared.events import Event, LineRef
-from shared.policy import DataPolicy, RetrainGovernor
+from shared.contracts.events import Event, LineRef
+from shared.contracts.policy import DataPolicy, RetrainGovernor
 from tests.service.data.conftest import (
     Traffic,
     World,

@@ -18,15 +18,16 @@ from services.evaluator.domain import Table, evaluation_id
 from services.evaluator.job import Evaluator
 from services.evaluator.service import EvaluatorService
 from services.evaluator.settings import Settings
-from shared.attempts import Attempt
-from shared.auth import mint
-from shared.base_model import base_digest
-from shared.clock import SystemClock
-from shared.db import Database, upgrade
-from shared.envelope import Envelope, new_id
-from shared.events import Cost, Event, ModelDeclared, ModelPromoted, ModelTrained, ObjectRef
-from shared.objects import S3Objects, publish
-from shared.policy import Gate, Generation, Policy, Recipe
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import S3Objects, publish
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import Cost, Event, ModelDeclared, ModelPromoted, ModelTrained, ObjectRef
+from shared.contracts.policy import Gate, Generation, Policy, Recipe
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
+from shared.jobs.attempts import Attempt
+from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 
 MODEL = "support"

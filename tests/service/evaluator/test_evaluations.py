@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from services.evaluator.job import Evaluator
-from shared.attempts import Attempt
-from shared.clock import SystemClock
-from shared.errors import RetryLater, Superseded
-from shared.objects import S3Objects
-from shared.policy import Gate
+from shared.artifacts.objects import S3Objects
+from shared.contracts.errors import RetryLater, Superseded
+from shared.contracts.policy import Gate
+from shared.jobs.attempts import Attempt
+from shared.service.clock import SystemClock
 from tests.conftest import S3Store
 from tests.service.evaluator.conftest import MODEL, World, conversation, rows, wanted
 
@@ -218,7 +218,7 @@ async def ruined(world: World, make_adapter: Make, how: str) -> tuple[str, str, 
         dataset = await world.dataset(rows(12, 500))
         await world.admin.put("datasets", f"sha256/{dataset}/test.jsonl", rows(1)[0].encode())
     elif how == "no test split":
-        from shared.objects import publish
+        from shared.artifacts.objects import publish
 
         dataset = (await publish(world.admin, "datasets", {"train.jsonl": b""}, {})).digest
     elif how == "not a conversation":

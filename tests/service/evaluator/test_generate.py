@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from services.evaluator.generate import LanguageModel
 from services.evaluator.rows import Row, Turn, make_row, shown
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 QUESTIONS = (
     "hello",

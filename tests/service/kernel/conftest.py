@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from shared import db
+from shared.delivery import schema
 from tests.service.kernel.small_service import SmallService
 
 
@@ -19,8 +19,8 @@ def make_kernel_database(postgres: Any) -> Callable[[], str]:
         url: str = postgres.fresh_database()
         engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
         with engine.connect() as connection:
-            db._upgrade(connection, Path(db.__file__).parent / "migrations", "kernel_version")
-            db._procrastinate(connection)
+            schema._upgrade(connection, Path(schema.__file__).parent / "migrations", "kernel_version")
+            schema._procrastinate(connection)
         engine.dispose()
         return url
 

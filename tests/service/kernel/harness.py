@@ -15,10 +15,11 @@ import psycopg
 from aiokafka import ConsumerRecord
 from psycopg.rows import dict_row
 
-from shared import bus, db, outbox
-from shared.db import Database, UnitOfWork
-from shared.events import Event, FeedbackRecorded, TrainingStatus
-from shared.outbox import Relay
+from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
+from shared.delivery import bus, outbox
+from shared.delivery import unit_of_work as db
+from shared.delivery.outbox import Relay
+from shared.delivery.unit_of_work import Database, UnitOfWork
 
 
 class Crash(BaseException):

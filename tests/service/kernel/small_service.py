@@ -12,14 +12,14 @@ import pytest
 from fastapi import APIRouter, FastAPI
 
 from infra.kafka import topics
-from shared.attempts import Attempt
-from shared.bus import EVENT_BY_TOPIC, EventRouter, Work, make_broker, make_router
-from shared.db import Database
-from shared.events import FeedbackRecorded, TrainingStatus
-from shared.jobs import Jobs
-from shared.runtime import make_app
-from shared.settings import ServiceSettings, settings_config
-from shared.web import HttpWork
+from shared.contracts.events import FeedbackRecorded, TrainingStatus
+from shared.delivery.bus import EVENT_BY_TOPIC, EventRouter, Work, make_broker, make_router
+from shared.delivery.unit_of_work import Database
+from shared.http.web import HttpWork
+from shared.jobs.attempts import Attempt
+from shared.jobs.worker import Jobs, defer
+from shared.service.runtime import make_app
+from shared.service.settings import ServiceSettings, settings_config
 
 JOB = "think"
 
@@ -85,7 +85,7 @@ class SmallService:
             if event.feedback_id == "poison":
                 raise ValueError("poison")
             work.emit(TrainingStatus(model="support", state="accepted", run_id=event.feedback_id))
-            await work.defer(JOB, lock=event.feedback_id, name=event.feedback_id)
+            await defer(work, JOB, lock=event.feedback_id, name=event.feedback_id)
 
         return router
 

@@ -10,12 +10,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared import dead_letters, outbox
-from shared.db import Database
-from shared.dead_letters import SHOWN_BYTES, Wanted, readable
-from shared.errors import Conflict, Invalid, NotFound
-from shared.events import FeedbackRecorded
-from shared.keyset import Cursor
+from shared.contracts.errors import Conflict, Invalid, NotFound
+from shared.contracts.events import FeedbackRecorded
+from shared.delivery import outbox
+from shared.delivery.unit_of_work import Database
+from shared.http.keyset import Cursor
+from shared.operations import dead_letters
+from shared.operations.dead_letters import SHOWN_BYTES, Wanted, readable
 from tests.service.kernel.harness import Crash, Io, Log, Service, counted, on_feedback, publish
 from tests.service.kernel.test_delivery import Desk, desk, topic, until
 

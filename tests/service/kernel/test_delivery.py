@@ -12,8 +12,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaRouter
 
 from infra.kafka import topics
-from shared import dead_letters
-from shared.bus import (
+from shared.contracts.errors import Conflict, NotFound, RetryLater
+from shared.contracts.events import FeedbackRecorded, TrainingStatus
+from shared.delivery.bus import (
     EVENT_BY_TOPIC,
     EventRouter,
     Work,
@@ -22,10 +23,9 @@ from shared.bus import (
     make_producer,
     make_router,
 )
-from shared.db import Database
-from shared.errors import Conflict, NotFound, RetryLater
-from shared.events import FeedbackRecorded, TrainingStatus
-from shared.outbox import Relay
+from shared.delivery.outbox import Relay
+from shared.delivery.unit_of_work import Database
+from shared.operations import dead_letters
 
 
 class Settings:
@@ -308,7 +308,7 @@ async def test_a_router_of_another_make_is_refused(desk: Desk) -> None:
 
 
 async def test_an_event_over_the_size_limit_is_refused_when_emitted(desk: Desk) -> None:
-    from shared.errors import Invalid
+    from shared.contracts.errors import Invalid
 
     huge = TrainingStatus(model="support", state="failed", run_id="r", reason="x" * 2_000)
     async with desk.db.unit_of_work() as work:

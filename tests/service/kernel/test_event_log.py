@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from shared import event_log
-from shared.db import Database
-from shared.event_log import summary
-from shared.events import ModelPromoted, TrainingStatus
-from shared.keyset import Cursor
+from shared.contracts.events import ModelPromoted, TrainingStatus
+from shared.delivery.unit_of_work import Database
+from shared.http.keyset import Cursor
+from shared.operations import event_log
+from shared.operations.event_log import summary
 
 FOREIGN = """
 INSERT INTO inbox (event_id, topic, partition, "offset", type, source, correlationid, body_sha256, state, refs,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from shared import inbox
-from shared.attempts import Attempt
-from shared.db import Database, UnitOfWork
-from shared.errors import Superseded
+from shared.contracts.errors import Superseded
+from shared.delivery import inbox
+from shared.delivery.unit_of_work import Database, UnitOfWork
+from shared.jobs.attempts import Attempt
 from tests.service.kernel.harness import Crash, Io, Log, Service, on_feedback, on_status, publish
 
 EXAMPLES = int(os.environ.get("DRIFTWHEEL_INTERLEAVINGS", "60"))
@@ -205,7 +205,7 @@ def test_mutant_that_commits_before_the_outbox_is_caught(
 
 
 def test_mutant_that_marks_before_sending_is_caught(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shared.outbox import Relay
+    from shared.delivery.outbox import Relay
 
     monkeypatch.setattr(Relay, "_relay_batch", _marks_before_sending)
     with pytest.raises((AssertionError, BaseExceptionGroup)):

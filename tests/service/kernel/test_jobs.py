@@ -7,10 +7,11 @@ import pytest
 from procrastinate import App, PsycopgConnector
 from procrastinate.jobs import Job, Status
 
-from shared import db as db_module
-from shared import jobs
-from shared.attempts import Attempt
-from shared.db import Database
+from shared.delivery import unit_of_work as db_module
+from shared.delivery.unit_of_work import Database
+from shared.jobs import worker as jobs
+from shared.jobs.attempts import Attempt
+from shared.jobs.worker import defer
 
 JOB = "test_job"
 
@@ -45,7 +46,7 @@ async def owners(db: Database) -> list[tuple[str, int | None]]:
 
 async def test_a_worker_taken_for_dead_ends_no_job_of_its_successor(app: App, db: Database) -> None:
     async with db.unit_of_work() as work:
-        await work.defer(JOB, lock="run-1")
+        await defer(work, JOB, lock="run-1")
     before = await fetched(app)
     await app.job_manager.retry_job(before)
     after = await fetched(app)
@@ -63,7 +64,7 @@ async def test_a_worker_taken_for_dead_ends_no_job_of_its_successor(app: App, db
 async def test_of_waiting_jobs_the_most_urgent_is_taken_first(app: App, db: Database) -> None:
     async with db.unit_of_work() as work:
         for name, priority in (("usual", 0), ("urgent", 5), ("idle", -5)):
-            await work.defer(JOB, lock=name, priority=priority)
+            await defer(work, JOB, lock=name, priority=priority)
     assert [(await fetched(app)).lock for _ in range(3)] == ["urgent", "usual", "idle"]
 
 

@@ -9,10 +9,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from fastapi.testclient import TestClient
 
-from shared import backlog, lag
-from shared.bus import make_broker, make_router
-from shared.db import Database
-from shared.lag import Lag, TopicLag
+from shared.delivery.bus import make_broker, make_router
+from shared.delivery.unit_of_work import Database
+from shared.operations import backlog, lag
+from shared.operations.lag import Lag, TopicLag
 from tests.service.kernel.small_service import SmallService, feedback, until
 
 
@@ -76,7 +76,7 @@ def test_a_group_without_a_member_shows_its_lag(service: SmallService) -> None:
 
 
 async def _measured_by_one_that_never_joined(service: SmallService) -> TopicLag:
-    from shared.events import FeedbackRecorded
+    from shared.contracts.events import FeedbackRecorded
 
     router, db = make_router("data"), Database("data", service.url)
 
@@ -165,7 +165,7 @@ def test_a_job_in_hand_is_running_and_one_whose_worker_fell_silent_waits(service
 
 
 async def _backlog(service: SmallService) -> tuple[dict[str, float], dict[str, float]]:
-    from shared.telemetry import JOB_OLDEST_SECONDS, JOBS
+    from shared.telemetry.metrics import JOB_OLDEST_SECONDS, JOBS
 
     db = Database("data", service.url)
     await backlog.Backlog("data", db, [], stalled_after=10).measure()

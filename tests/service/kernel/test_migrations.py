@@ -8,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
-from shared import db
+from shared.delivery import schema
 
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 KERNEL = ("inbox", "outbox", "attempts", "kernel_version", "alembic_version")
@@ -17,8 +17,8 @@ KERNEL = ("inbox", "outbox", "attempts", "kernel_version", "alembic_version")
 @pytest.mark.parametrize("service", SERVICES)
 def test_migrations_make_what_the_models_say(postgres: Any, service: str) -> None:
     url = postgres.fresh_database(service)
-    db.upgrade(service, url)
-    db.upgrade(service, url)
+    schema.upgrade(service, url)
+    schema.upgrade(service, url)
     metadata = importlib.import_module(f"services.{service}.domain").Table.metadata
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     with engine.connect() as connection:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import Invalid, NotFound, Unavailable
-from shared.objects import MANIFEST, S3Objects, fetch, object_key, publish, read_manifest
+from shared.artifacts.objects import MANIFEST, S3Objects, fetch, object_key, publish, read_manifest
+from shared.contracts.errors import Invalid, NotFound, Unavailable
 
 BUCKET = "datasets"
 

@@ -11,12 +11,12 @@ from fastapi.testclient import TestClient
 from joserfc.jwk import OKPKey
 from prometheus_client import REGISTRY
 
-from shared import replay
-from shared.auth import mint
-from shared.bus import make_broker
-from shared.errors import Conflict, Invalid
-from shared.events import FeedbackRecorded
-from shared.replay import Replay, Start
+from shared.contracts.errors import Conflict, Invalid
+from shared.contracts.events import FeedbackRecorded
+from shared.delivery.bus import make_broker
+from shared.http.auth import mint
+from shared.operations import replay
+from shared.operations.replay import Replay, Start
 from tests.service.kernel.small_service import SmallService
 from tests.service.kernel.small_service import until as sync_until
 from tests.service.kernel.test_delivery import Desk, desk, topic, until

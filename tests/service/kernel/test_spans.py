@@ -14,9 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
 from structlog.testing import capture_logs
 
-from shared import spans, telemetry
-from shared.db import Database
-from shared.envelope import Envelope
+from shared.contracts.envelope import Envelope
+from shared.delivery.unit_of_work import Database
+from shared.telemetry import logs as telemetry
+from shared.telemetry import spans
 from tests.service.kernel.small_service import JOB, SmallService, feedback, until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -23,11 +23,9 @@ from services.monitor.measure import Measuring
 from services.monitor.service import MonitorService
 from services.monitor.settings import Settings
 from services.monitor.watch import MEASURE_JOB, Watch
-from shared.auth import mint
-from shared.clock import ManualClock
-from shared.db import Database, upgrade
-from shared.envelope import Envelope, new_id
-from shared.events import (
+from shared.artifacts.objects import S3Objects, publish
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import (
     Event,
     FeedbackRecorded,
     LineRef,
@@ -38,8 +36,11 @@ from shared.events import (
     RolloutChanged,
     TrainingStatus,
 )
-from shared.jobs import Jobs
-from shared.objects import S3Objects, publish
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
+from shared.jobs.worker import Jobs
+from shared.service.clock import ManualClock
 from tests.conftest import PostgresServer, S3Store
 from tests.service.monitor import events
 from tests.service.monitor.events import MODEL, NOON

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.events import (
+from shared.contracts.events import (
     FeedbackRecorded,
     LineRef,
     ModelDeclared,
@@ -13,7 +13,7 @@ from shared.events import (
     RolloutChanged,
     TrainingStatus,
 )
-from shared.policy import DriftPolicy, Policy, RetrainGovernor
+from shared.contracts.policy import DriftPolicy, Policy, RetrainGovernor
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL = "support"

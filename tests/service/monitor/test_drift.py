@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.monitor.domain import REPORTS
-from shared.events import Event
-from shared.policy import DriftPolicy
+from shared.contracts.events import Event
+from shared.contracts.policy import DriftPolicy
 from tests.service.monitor import events
 from tests.service.monitor.conftest import BANK, TRAVEL, World
 from tests.service.monitor.events import (

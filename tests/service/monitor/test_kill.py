@@ -10,9 +10,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
-from shared.auth import mint
-from shared.events import Event
-from shared.objects import S3Objects
+from shared.artifacts.objects import S3Objects
+from shared.contracts.events import Event
+from shared.http.auth import mint
 from tests.conftest import KafkaBroker
 from tests.loop import Platform, until
 from tests.service.monitor import events

@@ -7,11 +7,11 @@ import pytest
 
 from services.monitor.domain import DATASETS, PREDICTIONS
 from services.monitor.store import Store
-from shared.attempts import Attempt
-from shared.errors import Superseded
-from shared.events import LineRef
-from shared.objects import S3Objects, object_key, publish
-from shared.policy import DriftPolicy
+from shared.artifacts.objects import S3Objects, object_key, publish
+from shared.contracts.errors import Superseded
+from shared.contracts.events import LineRef
+from shared.contracts.policy import DriftPolicy
+from shared.jobs.attempts import Attempt
 from tests.service.monitor import events
 from tests.service.monitor.conftest import BANK, TRAVEL, World, asked, jsonl, log_texts, publish_dataset
 from tests.service.monitor.events import MODEL, declared, promoted, scored, served

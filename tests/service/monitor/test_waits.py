@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shared.events import PredictionServed
+from shared.contracts.events import PredictionServed
 from tests.service.monitor.conftest import BANK, TRAVEL, World
 from tests.service.monitor.events import promoted, rollout, scored, training
 

@@ -17,13 +17,14 @@ from services.registry.app import create_app
 from services.registry.domain import Table
 from services.registry.service import Registry
 from services.registry.settings import Settings
-from shared.auth import mint
-from shared.clock import SystemClock
-from shared.db import Database, upgrade
-from shared.envelope import Envelope, new_id
-from shared.events import Cost, Event, ModelEvaluated, ModelTrained, ObjectRef, RolloutChanged
-from shared.objects import S3Objects
-from shared.policy import Recipe
+from shared.artifacts.objects import S3Objects
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import Cost, Event, ModelEvaluated, ModelTrained, ObjectRef, RolloutChanged
+from shared.contracts.policy import Recipe
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
+from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 
 MODEL = "support"

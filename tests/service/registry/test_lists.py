@@ -170,7 +170,7 @@ async def test_revisions_of_a_policy(world: World) -> None:
 
 
 async def test_the_model_card_comes_from_the_adapter(world: World, s3: Any) -> None:
-    from shared.objects import S3Objects
+    from shared.artifacts.objects import S3Objects
 
     await world.declare()
     await world.approve(1)

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.errors import DriftwheelError, Invalid, NotFound
-from shared.events import ModelEvaluated
+from shared.contracts.errors import DriftwheelError, Invalid, NotFound
+from shared.contracts.events import ModelEvaluated
 from tests.service.registry.conftest import BASE, MODEL, World, adapter, rollout, together, trained
 
 

@@ -20,11 +20,12 @@ from psycopg import sql
 from infra.base_model.tiny import make_tiny
 from services.serving.domain import Adapter, LogicalModel, Rollout, Snapshot
 from services.serving.settings import Settings
-from shared.auth import mint
-from shared.db import Database, upgrade
-from shared.events import Event
-from shared.objects import S3Objects
-from shared.policy import Ramp
+from shared.artifacts.objects import S3Objects
+from shared.contracts.events import Event
+from shared.contracts.policy import Ramp
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
 from tests.service.serving.small_engine import SmallEngine
 
 _numbers = itertools.count(1)

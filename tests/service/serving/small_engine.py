@@ -18,9 +18,9 @@ from safetensors.numpy import save
 
 from services.serving.admission import BaseSpec
 from services.serving.engines import ENGINES, EngineClient, EngineOptions
-from shared.events import ObjectRef
-from shared.objects import ObjectStore, object_key, publish
-from shared.policy import Recipe
+from shared.artifacts.objects import ObjectStore, object_key, publish
+from shared.contracts.events import ObjectRef
+from shared.contracts.policy import Recipe
 
 RANK, ALPHA = 4, 16
 TARGETS = Recipe().targets

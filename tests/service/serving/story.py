@@ -11,12 +11,12 @@ from services.serving.live import Live
 from services.serving.predictions import Bounds, PredictionLog
 from services.serving.rollouts import Rollouts
 from services.serving.service import ServingService
-from shared.clock import ManualClock
-from shared.db import Database
-from shared.envelope import new_id, request_envelope
-from shared.events import ModelApproved, ModelDeclared, ModelPromoted, ObjectRef
-from shared.objects import ObjectStore
-from shared.policy import Policy, Ramp, Recipe
+from shared.artifacts.objects import ObjectStore
+from shared.contracts.envelope import new_id, request_envelope
+from shared.contracts.events import ModelApproved, ModelDeclared, ModelPromoted, ObjectRef
+from shared.contracts.policy import Policy, Ramp, Recipe
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import ManualClock
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RAMP = Ramp(steps=(5, 25, 50, 100), min_samples=30, hold_seconds=10)

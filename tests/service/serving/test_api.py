@@ -11,12 +11,12 @@ from services.serving.api import make_api
 from services.serving.gateway import Gateway
 from services.serving.settings import Settings
 from services.serving.upstream import Upstream
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.events import FeedbackRecorded, RolloutChanged
-from shared.objects import S3Objects
-from shared.runtime import make_app
+from shared.artifacts.objects import S3Objects
+from shared.contracts.events import FeedbackRecorded, RolloutChanged
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app
 from tests.service.serving.conftest import Keys, sent, served
 from tests.service.serving.story import Story, approved, declared, engine_name, promoted
 from tests.service.serving.test_predictions import served as an_answer

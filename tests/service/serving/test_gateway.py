@@ -21,11 +21,11 @@ from services.serving.rollouts import Rollouts
 from services.serving.service import ServingService
 from services.serving.settings import Settings
 from services.serving.upstream import Upstream
-from shared.bus import make_broker
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.objects import S3Objects
-from shared.runtime import make_app
+from shared.artifacts.objects import S3Objects
+from shared.delivery.bus import make_broker
+from shared.delivery.unit_of_work import Database
+from shared.service.clock import SystemClock
+from shared.service.runtime import make_app
 from tests.service.serving.conftest import V1, V2, Keys, ScriptedEngine, chunk, say, served, snapshot, stream
 from tests.service.serving.small_engine import SmallEngine
 

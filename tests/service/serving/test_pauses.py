@@ -9,10 +9,10 @@ from services.serving import store
 from services.serving.domain import Change, Rollout
 from services.serving.progress import steps
 from services.serving.ramp import TRIPWIRE
-from shared.db import Database
-from shared.errors import Conflict, NotFound
-from shared.events import RolloutChanged
-from shared.objects import S3Objects
+from shared.artifacts.objects import S3Objects
+from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.events import RolloutChanged
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import sent
 from tests.service.serving.story import RAMP, START, Story, approved, declared, promoted
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from services.serving.predictions import BUCKET, Bounds, PredictionLog, Served, text_line
-from shared.db import Database
-from shared.envelope import new_id, request_envelope
-from shared.errors import Conflict, NotFound, Unavailable
-from shared.events import FeedbackRecorded, PredictionServed
-from shared.objects import S3Objects
+from shared.artifacts.objects import S3Objects
+from shared.contracts.envelope import new_id, request_envelope
+from shared.contracts.errors import Conflict, NotFound, Unavailable
+from shared.contracts.events import FeedbackRecorded, PredictionServed
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import sent
 from tests.service.serving.story import Story
 

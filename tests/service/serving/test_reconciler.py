@@ -10,10 +10,10 @@ from services.serving.admission import BaseSpec
 from services.serving.engines import ENGINES, EngineClient
 from services.serving.reconciler import Reconciler
 from services.serving.settings import Settings
-from shared.db import Database
-from shared.errors import Unavailable
-from shared.events import ModelApproved, RolloutChanged
-from shared.objects import ObjectStore, S3Objects
+from shared.artifacts.objects import ObjectStore, S3Objects
+from shared.contracts.errors import Unavailable
+from shared.contracts.events import ModelApproved, RolloutChanged
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import sent
 from tests.service.serving.small_engine import (
     RANK,

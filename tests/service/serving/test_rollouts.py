@@ -8,11 +8,11 @@ import pytest
 from services.serving import store
 from services.serving.domain import Table
 from services.serving.ramp import TRIPWIRE
-from shared.db import Database
-from shared.errors import Conflict, NotFound
-from shared.events import RolloutChanged
-from shared.objects import S3Objects
-from shared.policy import Ramp
+from shared.artifacts.objects import S3Objects
+from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.events import RolloutChanged
+from shared.contracts.policy import Ramp
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import sent
 from tests.service.serving.story import RAMP, Story, approved, declared, engine_name, promoted
 

@@ -16,8 +16,8 @@ from services.serving.admission import BaseSpec
 from services.serving.app import create_app
 from services.serving.engines import ENGINES
 from services.serving.settings import Settings
-from shared.db import Database
-from shared.events import (
+from shared.artifacts.objects import ObjectStore, S3Objects
+from shared.contracts.events import (
     Event,
     FeedbackRecorded,
     ModelApproved,
@@ -25,8 +25,8 @@ from shared.events import (
     PredictionServed,
     RolloutChanged,
 )
-from shared.objects import ObjectStore, S3Objects
-from shared.policy import Policy, Ramp
+from shared.contracts.policy import Policy, Ramp
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import Keys, served
 from tests.service.serving.small_engine import (
     RANK,

@@ -5,8 +5,8 @@ import pytest
 from services.serving import store
 from services.serving.domain import Rollout
 from services.serving.waits import waits
-from shared.db import Database
-from shared.objects import S3Objects
+from shared.artifacts.objects import S3Objects
+from shared.delivery.unit_of_work import Database
 from tests.service.serving.story import Story, approved, declared, promoted
 
 

@@ -21,16 +21,17 @@ from services.trainer.methods import METHODS
 from services.trainer.service import TrainerService
 from services.trainer.settings import Settings
 from services.trainer.store import Store
-from shared.attempts import Attempt
-from shared.auth import mint
-from shared.base_model import base_digest
-from shared.clock import SystemClock
-from shared.db import Database, upgrade
-from shared.envelope import Envelope, request_envelope
-from shared.events import DatasetReady, Event, ModelDeclared, ModelRejected, TrainingRequested
-from shared.jobs import Jobs
-from shared.objects import ObjectStore, S3Objects, fetch, publish
-from shared.policy import Budget, Policy, Recipe
+from shared.artifacts.base_model import base_digest
+from shared.artifacts.objects import ObjectStore, S3Objects, fetch, publish
+from shared.contracts.envelope import Envelope, request_envelope
+from shared.contracts.events import DatasetReady, Event, ModelDeclared, ModelRejected, TrainingRequested
+from shared.contracts.policy import Budget, Policy, Recipe
+from shared.delivery.schema import upgrade
+from shared.delivery.unit_of_work import Database
+from shared.http.auth import mint
+from shared.jobs.attempts import Attempt
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 
 MODEL = "support"

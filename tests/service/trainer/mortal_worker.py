@@ -7,11 +7,11 @@ import sys
 from services.trainer.domain import CHECKPOINTS, TRAIN_JOB
 from services.trainer.job import Trainer
 from services.trainer.settings import Settings
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.jobs import Jobs
-from shared.objects import S3Objects
-from shared.runtime import run_worker
+from shared.artifacts.objects import S3Objects
+from shared.delivery.unit_of_work import Database
+from shared.jobs.worker import Jobs
+from shared.service.clock import SystemClock
+from shared.service.runtime import run_worker
 
 
 class Mortal(S3Objects):

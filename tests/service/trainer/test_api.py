@@ -11,7 +11,7 @@ import pytest
 
 from services.trainer.app import create_app
 from services.trainer.job import Trainer
-from shared.clock import SystemClock
+from shared.service.clock import SystemClock
 from tests.service.trainer.conftest import MODEL, TINY, World, until
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.trainer.job import Trainer
-from shared.clock import SystemClock
+from shared.service.clock import SystemClock
 from tests.service.trainer.conftest import MODEL, TINY, World, ready
 
 

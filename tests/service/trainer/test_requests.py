@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from services.trainer.wishes import Wish
-from shared.errors import Conflict, RetryLater
-from shared.events import ModelRejected, TrainingRequested
-from shared.policy import Budget, Recipe
+from shared.contracts.errors import Conflict, RetryLater
+from shared.contracts.events import ModelRejected, TrainingRequested
+from shared.contracts.policy import Budget, Recipe
 from tests.service.trainer.conftest import MODEL, TINY, World, cause, ready
 
 REPLIES = "replies.pipeline"

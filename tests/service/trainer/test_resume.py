@@ -9,8 +9,8 @@ import pytest
 from services.trainer.checkpoints import Checkpoints, Place
 from services.trainer.domain import ADAPTERS, CHECKPOINTS
 from services.trainer.job import Trainer
-from shared.clock import SystemClock
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
+from shared.service.clock import SystemClock
 from tests.service.trainer.conftest import TINY, World, ready
 
 FAST = TINY.model_copy(update={"batch_size": 16, "checkpoint_every": 2, "evaluate_every": 2})

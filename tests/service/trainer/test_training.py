@@ -16,10 +16,10 @@ from services.trainer.examples import Pack, pack
 from services.trainer.job import Trainer
 from services.trainer.loop import Training, fastest_dtype
 from services.trainer.methods import METHODS
-from shared.clock import SystemClock
-from shared.errors import Superseded, Unavailable
-from shared.objects import ObjectStore, fetch, read_manifest
-from shared.policy import Budget, Recipe
+from shared.artifacts.objects import ObjectStore, fetch, read_manifest
+from shared.contracts.errors import Superseded, Unavailable
+from shared.contracts.policy import Budget, Recipe
+from shared.service.clock import SystemClock
 from tests.service.trainer.conftest import TINY, World, cause, ready
 
 LORA = TINY.model_copy(update={"method": "lora", "learning_rate": 0.02})

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from services.trainer.job import Trainer
-from shared.clock import SystemClock
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
+from shared.service.clock import SystemClock
 from tests.service.trainer.conftest import TINY, World, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.base_model import MANIFEST, base_digest, describe, verify, write_manifest
-from shared.errors import Invalid, NotFound
+from shared.artifacts.base_model import MANIFEST, base_digest, describe, verify, write_manifest
+from shared.contracts.errors import Invalid, NotFound
 
 
 @pytest.fixture

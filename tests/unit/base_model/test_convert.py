@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from infra.base_model.convert import rename, to_bfloat16, unpermute
 from infra.base_model.obtain import obtain
 from infra.base_model.tiny import make_tiny
-from shared.base_model import verify
+from shared.artifacts.base_model import verify
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from infra.base_model import obtain as module
 from infra.base_model.obtain import cache_folder, obtain
-from shared.base_model import MANIFEST, write_manifest
-from shared.errors import Invalid, Unavailable
+from shared.artifacts.base_model import MANIFEST, write_manifest
+from shared.contracts.errors import Invalid, Unavailable
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
 from services.console.door import Exit
-from shared.auth import SCOPES, Authenticator
+from shared.http.auth import SCOPES, Authenticator
 from tests.unit.console.conftest import Command, Door
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.data.domain import Labelled, Voices, author_cap, choose, missing, usable
-from shared.policy import Policy, RetrainGovernor
+from shared.contracts.policy import Policy, RetrainGovernor
 
 
 def label(number: int, actor: str, corrected: str | None = "yes") -> Labelled:

@@ -7,7 +7,7 @@ import yaml
 
 from services.data.formats import detect
 from services.data.rows import Turn, marks
-from shared.policy import Policy
+from shared.contracts.policy import Policy
 
 FOLDER = Path(__file__).parents[3] / "examples" / "support"
 FILES = ("before", "traffic_before", "traffic_after", "held_out_after")

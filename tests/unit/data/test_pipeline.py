@@ -12,8 +12,8 @@ from services.data import pipeline
 from services.data.pipeline import Tally, parse, shortcoming
 from services.data.readers.lines import Broken
 from services.data.rows import Kept, Label, Placed, Reject, Row, Turn, marks, normalise
-from shared.errors import Invalid
-from shared.policy import DataPolicy
+from shared.contracts.errors import Invalid
+from shared.contracts.policy import DataPolicy
 
 POLICY = DataPolicy(min_chars=2, max_chars=60, max_tokens=10, min_rows=3)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.data.rows import Turn
 from services.data.tokens import Tokens
-from shared.errors import Invalid, NotFound
+from shared.contracts.errors import Invalid, NotFound
 
 words = st.text("ab ,.'!?9é漢\n<|", max_size=40).map(str.strip).filter(bool)
 

@@ -14,7 +14,7 @@ from services.evaluator.outputs import Output
 from services.evaluator.reading import AnswerReader
 from services.evaluator.report import Answers, measured
 from services.evaluator.rows import Row, Turn, make_row
-from shared.errors import NotFound
+from shared.contracts.errors import NotFound
 
 ROWS = [make_row([Turn("user", f"question {number}")], f"right {number}") for number in range(30)]
 

@@ -11,8 +11,8 @@ from services.evaluator import gates as gates_module
 from services.evaluator.gates import Measured, Place, judge, needed, overall, scores, telling
 from services.evaluator.intervals import Estimate, difference, estimate, resamples
 from services.evaluator.metrics import METRICS, Answered, Metric
-from shared.events import Subject, Verdict
-from shared.policy import Gate
+from shared.contracts.events import Subject, Verdict
+from shared.contracts.policy import Gate
 
 FLOOR = Gate(name="floor", at_least=0.5)
 BEATS = Gate(name="beats", versus="few_shot", margin=0.1)

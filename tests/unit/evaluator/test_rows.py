@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.evaluator.outputs import cache_key, plan
 from services.evaluator.rows import Row, Turn, few_shot, held_out, make_row, parse, shown
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 
 def line(question: str, answer: str, system: str = "", before: tuple[str, str] | None = None) -> str:

@@ -9,7 +9,7 @@ from infra import prometheus
 from infra.kafka import jars, topics
 from infra.local.credentials import SERVICES
 from infra.s3 import buckets
-from shared.events import CONSUMERS, EVENTS
+from shared.contracts.events import CONSUMERS, EVENTS
 
 ROOT = Path(__file__).parents[3]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))

@@ -10,8 +10,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet, OctKey, OKPKey
 
-from shared.auth import SCOPES, Authenticator, Caller, mint, requires
-from shared.errors import Unauthenticated
+from shared.contracts.errors import Unauthenticated
+from shared.http.auth import SCOPES, Authenticator, Caller, mint, requires
 
 KEY = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})
 STRANGER = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})
@@ -99,7 +99,7 @@ def test_keys_rotate_without_a_restart(authenticator: Authenticator, monkeypatch
     assert authenticator.caller(f"Bearer {token()}").subject == "ann"
     authenticator._file.write_text(json.dumps(KeySet([STRANGER]).as_dict(private=False)))
     later = time.monotonic() + 60
-    monkeypatch.setattr("shared.auth.time.monotonic", lambda: later)
+    monkeypatch.setattr("shared.http.auth.time.monotonic", lambda: later)
     with pytest.raises(Unauthenticated):
         authenticator.caller(f"Bearer {token()}")
     assert authenticator.caller(f"Bearer {token(STRANGER)}").subject == "ann"

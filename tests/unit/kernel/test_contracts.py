@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.events import CONSUMERS, EVENTS, FeedbackRecorded, ModelEvaluated, TrainingRequested
-from shared.policy import Gate, Policy, Ramp, Recipe
-from shared.text import Message, ModelName
+from shared.contracts.events import CONSUMERS, EVENTS, FeedbackRecorded, ModelEvaluated, TrainingRequested
+from shared.contracts.policy import Gate, Policy, Ramp, Recipe
+from shared.contracts.text import Message, ModelName
 
 
 class _Named(Message):

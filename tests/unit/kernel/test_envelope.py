@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.envelope import Envelope, new_id, read, repair_headers, strict_json
-from shared.errors import Poison
-from shared.outbox import pack_headers, references, unpack_headers
+from shared.contracts.envelope import Envelope, new_id, read, repair_headers, strict_json
+from shared.contracts.errors import Poison
+from shared.delivery.outbox import pack_headers, references, unpack_headers
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import Field
 
-from shared.errors import GateRefused, NotFound, Unavailable
-from shared.text import Contract, Text
-from shared.web import BodyGuard, install_errors
+from shared.contracts.errors import GateRefused, NotFound, Unavailable
+from shared.contracts.text import Contract, Text
+from shared.http.web import BodyGuard, install_errors
 
 SECRET = "the-customer's-secret"
 

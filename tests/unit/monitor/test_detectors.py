@@ -13,8 +13,8 @@ from services.monitor.detectors import DETECTORS, Measurement, NotMeasurableErro
 from services.monitor.detectors import process as process_module
 from services.monitor.detectors.process import DetectorProcess, answer
 from services.monitor.detectors.text_domain import chance, text_domain
-from shared.errors import Unavailable
-from shared.policy import DriftPolicy
+from shared.contracts.errors import Unavailable
+from shared.contracts.policy import DriftPolicy
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "support"
 

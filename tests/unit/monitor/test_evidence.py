@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.monitor.evidence import Drift, Facts, Traffic, severity, weigh
-from shared.policy import DriftPolicy
+from shared.contracts.policy import DriftPolicy
 
 RULE = DriftPolicy(
     min_feedback=30, max_quality_loss=0.15, max_error_rate=0.1, max_latency_p99_ms=1_000, min_score=0.65

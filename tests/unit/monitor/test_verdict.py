@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.monitor.verdict import Look, Past, decide
-from shared.policy import DriftPolicy, RetrainGovernor
+from shared.contracts.policy import DriftPolicy, RetrainGovernor
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GRACE = timedelta(seconds=60)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.registry.documents import parse_policy
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 SECRET = "hunter2-do-not-echo"
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from services.registry import rules
 from services.registry.rules import Aliases, Move
-from shared.errors import Conflict
-from shared.events import ModelEvaluated, ObjectRef, RolloutChanged, Score, Verdict
-from shared.policy import Gate, Policy
+from shared.contracts.errors import Conflict
+from shared.contracts.events import ModelEvaluated, ObjectRef, RolloutChanged, Score, Verdict
+from shared.contracts.policy import Gate, Policy
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 POLICY = Policy(

@@ -9,7 +9,7 @@ from services.serving.live import Live, build
 from services.serving.metrics import CHAMPIONS_MISSING
 from services.serving.ramp import TRIPWIRE
 from services.serving.routing import Target
-from shared.policy import Ramp
+from shared.contracts.policy import Ramp
 
 BASE = Target("base", None)
 

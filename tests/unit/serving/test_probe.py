@@ -10,7 +10,7 @@ import pytest
 
 from services.serving.engines import EngineClient, EngineOptions
 from services.serving.probe import Golden, probe, read_report
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 
 def report(golden: Any) -> tuple[bytes, str]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.serving.ramp import TRIPWIRE, Advance, Arm, Complete, Hold, RollBack, Stats, decide
-from shared.policy import Ramp
+from shared.contracts.policy import Ramp
 
 PLAN = Ramp(steps=(5, 25, 50, 100), min_samples=30, min_feedback=0, hold_seconds=10)
 GOOD = Arm(answers=30, errors=0, latency_p99_ms=100, feedback=30, mean_score=0.8)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.serving.routing import Choice, Route, RoutingTable, Split, Target, challenged, fraction
-from shared.errors import NotFound, Unavailable
+from shared.contracts.errors import NotFound, Unavailable
 
 V1, V2, V3 = (Target(f"support-v{number}-0123abcd", number) for number in (1, 2, 3))
 BASE = Target("base", None)

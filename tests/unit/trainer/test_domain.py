@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.trainer.domain import ENDED, TRANSITIONS, Action, State, advance, digest_of, price, thin
-from shared.errors import Conflict
+from shared.contracts.errors import Conflict
 
 STATES, ACTIONS = get_args(State), get_args(Action)
 EXPECTED = {

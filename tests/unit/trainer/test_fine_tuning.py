@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.trainer.fine_tuning import JobRequest
-from shared.errors import Invalid
+from shared.contracts.errors import Invalid
 
 FILE = "dataset-" + "a" * 64
 

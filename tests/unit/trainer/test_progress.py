@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.trainer.domain import TrainingFailed
 from services.trainer.progress import Best, Health, Pace, learning_rate, total_steps
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
 
 
 @pytest.mark.parametrize(

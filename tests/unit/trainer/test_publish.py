@@ -10,7 +10,7 @@ import yaml
 from services.trainer.domain import Run
 from services.trainer.publish import Base, Trained, adapter_config, files, meta
 from services.trainer.wishes import recipe_hash
-from shared.policy import Recipe
+from shared.contracts.policy import Recipe
 
 RECIPE = Recipe(rank=8, alpha=16)
 BASE = Base("HuggingFaceTB/SmolLM2-135M-Instruct", "b" * 64, "apache-2.0")

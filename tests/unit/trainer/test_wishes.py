@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from services.trainer.domain import Declared
 from services.trainer.wishes import Facts, Wish, check, limit, recipe_hash, recipe_of, refusal, run_id
-from shared.errors import Invalid
-from shared.events import TrainingRequested
-from shared.policy import Budget, Recipe
+from shared.contracts.errors import Invalid
+from shared.contracts.events import TrainingRequested
+from shared.contracts.policy import Budget, Recipe
 
 BASE, DATASET = "b" * 64, "d" * 64
 WISH = Wish("support", DATASET, "upload", created_by="test")

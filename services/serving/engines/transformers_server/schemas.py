@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.text import Name, Text
+from shared.contracts.text import Name, Text
 
 Token = Annotated[int, Field(ge=0)]
 Stop = Annotated[Text, Field(min_length=1, max_length=256)]

@@ -14,7 +14,7 @@ from joserfc.jwk import OKPKey
 from services.console.app import create_app
 from services.console.session import COOKIE
 from services.console.settings import Settings
-from shared.auth import SCOPES, mint
+from shared.http.auth import SCOPES, mint
 
 
 @dataclass

@@ -10,7 +10,7 @@ from services.monitor.api import drift_view, watched_view, window_view
 from services.monitor.domain import Drift, Promotion, Watched, Window
 from services.monitor.evidence import Drift as DriftFact
 from services.monitor.evidence import Traffic, weigh
-from shared.policy import DriftPolicy, RetrainGovernor
+from shared.contracts.policy import DriftPolicy, RetrainGovernor
 from tests.unit.console.pages.conftest import Browser, Door
 
 NOW = datetime.now(UTC).replace(microsecond=0)

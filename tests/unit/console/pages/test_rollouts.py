@@ -10,7 +10,7 @@ from services.serving import progress
 from services.serving.api import change_view, rollout_view
 from services.serving.domain import Change, Rollout
 from services.serving.ramp import Arm, Stats
-from shared.policy import Ramp
+from shared.contracts.policy import Ramp
 from tests.unit.console.pages.conftest import Browser, Door
 
 ID = "5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10"

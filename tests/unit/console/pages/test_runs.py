@@ -8,8 +8,8 @@ import pytest
 from services.console.figures import chart, differences
 from services.trainer.api import compared, curve, entry_view, summary, view
 from services.trainer.domain import Entry, Run
-from shared.events import TrainingStatus
-from shared.policy import Recipe
+from shared.contracts.events import TrainingStatus
+from shared.contracts.policy import Recipe
 from tests.unit.console.pages.conftest import Browser, Door
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""What lies in the object store: content-addressed publish, base models."""

@@ -1,0 +1,1 @@
+"""What travels between services: events, envelopes, policies, texts and errors."""

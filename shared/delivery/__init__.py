@@ -1,0 +1,1 @@
+"""At least once, in effect once: units of work, inbox, outbox, and the bus between them."""

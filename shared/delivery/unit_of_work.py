@@ -1,0 +1,133 @@
+"""The unit of work: one transaction that holds effects, events and jobs together."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+from sqlalchemy import CursorResult, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.events import Event
+from shared.delivery.outbox import INSERT, Outgoing, outgoing, pack_headers
+from shared.telemetry.spans import announcing
+
+# A process that is frozen or cut off in a transaction holds its locks for no longer than this: its successor needs them.
+GIVEN_UP = "-c idle_in_transaction_session_timeout=30s"
+
+
+class UnitOfWork:
+    """What a use case may touch: rows through `session`, events through `emit`, jobs through `defer`."""
+
+    def __init__(self, service: str, session: AsyncSession, cause: Envelope | None) -> None:
+        self.session = session
+        self.cause = cause
+        self._service = service
+        self._outgoing: list[Outgoing] = []
+
+    def emit(self, event: Event, *, topic: str | None = None) -> str:
+        """Announce an event when this unit of work commits; returns its id.
+
+        Args:
+            topic: only for a reply topic that a requester named; the type stays the event's own.
+        """
+        event_id = new_id()
+        cause = self.cause
+        self._outgoing.append(
+            outgoing(
+                event,
+                Envelope(
+                    id=event_id,
+                    source=f"/{self._service}",
+                    type=event.ce_type(),
+                    time=datetime.now(UTC),
+                    correlationid=cause.correlationid if cause else event_id,
+                    causationid=cause.id if cause else None,
+                    subject=event.partition_key(),
+                    traceparent=announcing(topic or event.topic, cause),
+                ),
+                topic,
+            )
+        )
+        return event_id
+
+    def send(self, message: Outgoing) -> None:
+        """Pass a message on as it is: a dead letter or its redrive."""
+        self._outgoing.append(message)
+
+    async def execute(
+        self, statement: str, parameters: Mapping[str, Any] | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        """Run one SQL statement with `:name` parameters, for what the mapped classes do not say well."""
+        return await (await self.session.connection()).execute(text(statement), parameters)
+
+    async def raw(self) -> psycopg.AsyncConnection[Any]:
+        """The psycopg connection underneath, for what SQLAlchemy does not speak."""
+        connection = await self.session.connection()
+        fairy = await connection.get_raw_connection()
+        driver = fairy.driver_connection
+        if not isinstance(driver, psycopg.AsyncConnection):
+            raise TypeError("the engine must use psycopg 3")
+        return driver
+
+    async def flush(self) -> None:
+        """Write the events of this unit of work. Called once, before the commit."""
+        await self.session.flush()
+        if not self._outgoing:
+            return
+        rows = [
+            {
+                "event_id": m.event_id,
+                "topic": m.topic,
+                "key": m.key,
+                "headers": Jsonb(pack_headers(m.headers)),
+                "body": m.body,
+                "correlationid": m.correlationid,
+                "causationid": m.causationid,
+                "refs": list(m.refs),
+            }
+            for m in self._outgoing
+        ]
+        self._outgoing = []
+        async with (await self.raw()).cursor() as cursor:
+            await cursor.executemany(INSERT, rows)
+            await cursor.execute("SELECT pg_notify('outbox', '')")
+
+
+class Database:
+    """One service's database. `url` is `postgresql://…`; SQLAlchemy and psycopg share it."""
+
+    def __init__(self, service: str, url: str) -> None:
+        self.service = service
+        self.url = url
+        self._engine: AsyncEngine = create_async_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_size=5,
+            max_overflow=10,
+            pool_pre_ping=True,
+            connect_args={"options": GIVEN_UP},
+        )
+
+    @asynccontextmanager
+    async def unit_of_work(self, cause: Envelope | None = None) -> AsyncIterator[UnitOfWork]:
+        """Commit at the end, or roll everything back, events and jobs included."""
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            work = UnitOfWork(self.service, session, cause)
+            try:
+                yield work
+                await work.flush()
+                await session.commit()
+            except BaseException:
+                await session.rollback()
+                raise
+
+    async def ping(self) -> None:
+        async with self._engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()

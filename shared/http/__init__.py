@@ -1,0 +1,1 @@
+"""The HTTP edge: limits, errors, authentication, pages of lists."""

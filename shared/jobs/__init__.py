@@ -1,0 +1,1 @@
+"""Work longer than a Kafka poll: the worker, its attempts, and their history."""

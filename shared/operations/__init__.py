@@ -1,0 +1,1 @@
+"""How people look in and mend: traces, events, dead letters, replay, lag."""

@@ -1,0 +1,105 @@
+"""What waits in a service's own database: events to send, dead letters, jobs.
+
+Every replica reports the same rows: take the largest, never the sum.
+"""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg.rows import TupleRow
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.delivery.unit_of_work import Database
+from shared.telemetry.metrics import (
+    DEAD_LETTERS,
+    JOB_OLDEST_SECONDS,
+    JOBS,
+    OUTBOX_AGE_SECONDS,
+    OUTBOX_PENDING,
+)
+
+EVERY_SECONDS = 5.0
+STATES = ("waiting", "running")
+_PATIENCE_SECONDS = 10.0
+
+# A redrive of many is due bit by bit: a row that is not due yet, and was not tried, does not wait.
+OUTBOX = """
+SELECT count(*) AS pending,
+    greatest(0, extract(epoch FROM now() - min(CASE WHEN attempts = 0 THEN next_try_at ELSE created_at END)))::float AS age_seconds
+FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
+"""
+_DEAD = "SELECT topic, count(*) FROM inbox WHERE state = 'dead' GROUP BY topic"
+# A job whose worker fell silent waits for another one. A job that is to be tried later is not due before then.
+_JOBS = """
+SELECT task_name, state, count(*), greatest(0, extract(epoch FROM now() - min(since)))::float
+FROM (
+    SELECT task_name,
+        CASE WHEN status = 'doing' AND last_heartbeat > now() - make_interval(secs => %s)
+            THEN 'running' ELSE 'waiting' END AS state,
+        CASE WHEN status = 'doing' AND last_heartbeat <= now() - make_interval(secs => %s)
+            THEN last_heartbeat ELSE greatest(changed.at, scheduled_at) END AS since
+    FROM procrastinate_jobs AS job
+    LEFT JOIN procrastinate_workers AS worker ON worker.id = job.worker_id
+    LEFT JOIN LATERAL (SELECT max(at) AS at FROM procrastinate_events WHERE job_id = job.id) AS changed ON true
+    WHERE status IN ('todo', 'doing')
+) AS open
+GROUP BY task_name, state
+"""
+
+log = structlog.get_logger()
+
+
+class Backlog:
+    """Measures every few seconds.
+
+    Args:
+        topics: what the service consumes; each has its number of dead letters, 0 as well.
+        stalled_after: seconds of silence after which a worker has lost its job.
+    """
+
+    def __init__(self, service: str, db: Database, topics: Collection[str], stalled_after: float) -> None:
+        self._service = service
+        self._db = db
+        self._topics = topics
+        self._stalled_after = stalled_after
+        self._jobs: set[str] = set()
+
+    async def run(self) -> None:
+        """Measure until cancelled. What is not known is not shown: an old number would look like a calm one."""
+        while True:
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self.measure()
+            except (psycopg.Error, SQLAlchemyError, OSError, TimeoutError) as error:
+                log.warning("backlog.unknown", error=type(error).__name__)
+                for gauge in (OUTBOX_PENDING, OUTBOX_AGE_SECONDS, DEAD_LETTERS, JOBS, JOB_OLDEST_SECONDS):
+                    gauge.clear()
+            await asyncio.sleep(EVERY_SECONDS)
+
+    async def measure(self) -> None:
+        """Look once, and show what was found."""
+        async with self._db.unit_of_work() as work, (await work.raw()).cursor() as cursor:
+
+            async def rows(query: str, *parameters: Any) -> list[TupleRow]:
+                return await (await cursor.execute(query, parameters or None)).fetchall()
+
+            [(pending, age)] = await rows(OUTBOX)
+            dead: dict[str, int] = dict(await rows(_DEAD))
+            jobs = await rows(_JOBS, self._stalled_after, self._stalled_after)
+        OUTBOX_PENDING.labels(self._service).set(pending)
+        OUTBOX_AGE_SECONDS.labels(self._service).set(age)
+        for topic in {*self._topics, *dead}:
+            DEAD_LETTERS.labels(self._service, topic).set(dead.get(topic, 0))
+        self._show_jobs({(name, state): (number, oldest) for name, state, number, oldest in jobs})
+
+    def _show_jobs(self, jobs: dict[tuple[str, str], tuple[int, float]]) -> None:
+        """A kind of job that was seen once stays, at 0."""
+        self._jobs |= {name for name, _ in jobs}
+        for name in self._jobs:
+            for state in STATES:
+                number, oldest = jobs.get((name, state), (0, 0.0))
+                JOBS.labels(self._service, name, state).set(number)
+                JOB_OLDEST_SECONDS.labels(self._service, name, state).set(oldest)

@@ -1,0 +1,74 @@
+"""Settings of a service: environment variables `DRIFTWHEEL_<SERVICE>__<FIELD>`; a misspelt one refuses to start."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.delivery.settings import DeliverySettings
+
+
+def settings_config(service: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=f"DRIFTWHEEL_{service.upper()}__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+class HttpSettings(BaseSettings):
+    """What everything that answers HTTP needs. Subclasses set `model_config = settings_config("<service>")`."""
+
+    http_host: str = Field(
+        "127.0.0.1", description="Interface to listen on; loopback unless a proxy is in front."
+    )
+    http_port: int = Field(0, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    auth_jwks_file: Path = Field(description="JSON Web Key Set with the public keys that sign tokens.")
+    auth_issuer: str = Field("driftwheel", description="Required `iss` of a token.")
+    auth_audience: str = Field("driftwheel", description="Required `aud` of a token.")
+    log_level: str = Field(
+        "INFO", pattern=r"\A(DEBUG|INFO|WARNING|ERROR)\z", description="Least severe log shown."
+    )
+    otlp_endpoint: str = Field(
+        "", description="OTLP/HTTP URL for traces, e.g. http://127.0.0.1:4318/v1/traces; empty sends none."
+    )
+
+    @property
+    def service(self) -> str:
+        return (
+            str(self.model_config.get("env_prefix", ""))
+            .removeprefix("DRIFTWHEEL_")
+            .removesuffix("__")
+            .lower()
+        )
+
+    @model_validator(mode="after")
+    def _no_unknown_variables(self) -> Self:
+        prefix = str(self.model_config.get("env_prefix", ""))
+        known = {f"{prefix}{name.upper()}" for name in type(self).model_fields}
+        for variable in os.environ:
+            if prefix and variable.upper().startswith(prefix) and variable.upper() not in known:
+                close = difflib.get_close_matches(variable.upper(), known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"{variable} is not a setting of this service{hint}")
+        return self
+
+
+class ServiceSettings(HttpSettings, DeliverySettings):
+    """What every service of the loop needs."""
+
+    database_url: SecretStr = Field(
+        description="postgresql://user:password@host:port/database of this service alone."
+    )
+    s3_endpoint: str = Field("http://127.0.0.1:8333", description="Object store; http or https.")
+    s3_access_key: str = Field("", description="Access key of this service.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of this service.")
+    base_model: Path | None = Field(None, description="Folder of the base model.")
+    max_body_bytes: int = Field(
+        1_048_576, ge=1_024, description="Largest request body, except streamed uploads."
+    )
+    stalled_after_seconds: float = Field(10, gt=1, description="A worker silent this long has lost its job.")
