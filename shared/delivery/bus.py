@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import structlog
@@ -17,18 +17,14 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy, BaseMiddleware, Context
 from faststream.kafka import KafkaBroker, KafkaRouter
-from psycopg import InternalError, OperationalError
-from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError as SqlInterfaceError
-from sqlalchemy.exc import InternalError as SqlInternalError
-from sqlalchemy.exc import OperationalError as SqlOperationalError
 
-from shared.contracts.envelope import Envelope, read, repair_headers, strict_json
-from shared.contracts.errors import DriftwheelError, Poison
-from shared.contracts.events import EVENTS, Event
-from shared.contracts.text import place
+from shared.contracts.envelope import repair_headers
+from shared.contracts.events import Event
 from shared.delivery import inbox
-from shared.delivery.outbox import MAX_RECORD_BYTES, references
+from shared.delivery.failures import classify
+from shared.delivery.intake import describe, take, unread
+from shared.delivery.kafka import connection
+from shared.delivery.outbox import MAX_RECORD_BYTES
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.telemetry.metrics import CONSUMER_STOPPED, HANDLED, HANDLING_SECONDS, OUTCOMES
@@ -39,18 +35,7 @@ log = structlog.get_logger()
 Work = Annotated[UnitOfWork, Context("work")]
 """The unit of work of the message being handled."""
 
-EVENT_BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}
-_OUTAGE = (
-    OperationalError,
-    InternalError,
-    SqlOperationalError,
-    SqlInternalError,
-    SqlInterfaceError,
-    ConnectionError,
-    TimeoutError,
-)
 _OUTAGE_SECONDS = 60.0
-_FUTURE = timedelta(minutes=5)
 
 
 class OutageError(Exception):
@@ -130,23 +115,26 @@ class Consumption:
     async def _outcome(
         self, record: "ConsumerRecord[Any, Any]", call: Callable[[Event, UnitOfWork], Any]
     ) -> str:
-        delivery = _delivery(record)
+        delivery = unread(record)
         attempts, started, pause = 0, time.monotonic(), self._settings.retry_first_seconds
         while True:
             attempts += 1
             try:
-                delivery, event = _parse(record, delivery.received_at)
+                delivery, event = take(record, delivery.received_at)
                 return await self._once(delivery, event, call, attempts)
-            except _OUTAGE as error:
-                if time.monotonic() - started > _OUTAGE_SECONDS:
-                    raise OutageError(type(error).__name__) from error
-                attempts -= 1
-                log.warning("event.waiting", place=delivery.place, error=type(error).__name__)
-            except Exception as error:  # noqa: BLE001 (whatever a handler raises must not lose the message)
-                retry = isinstance(error, DriftwheelError) and error.retryable
-                if not retry or attempts >= self._settings.retry_attempts:
+            except Exception as error:
+                failure = classify(error)
+                if failure.kind == "outage":
+                    if time.monotonic() - started > _OUTAGE_SECONDS:
+                        raise OutageError(type(error).__name__) from error
+                    attempts -= 1
+                    log.warning("event.waiting", place=delivery.place, error=type(error).__name__)
+                elif failure.kind != "retry" or attempts >= self._settings.retry_attempts:
                     return "dead" if await self._bury(delivery, attempts, error) else "duplicate"
-                log.info("event.retry", place=delivery.place, attempt=attempts, error=type(error).__name__)
+                else:
+                    log.info(
+                        "event.retry", place=delivery.place, attempt=attempts, error=type(error).__name__
+                    )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 5.0)
 
@@ -173,12 +161,12 @@ class Consumption:
 
     async def _bury(self, delivery: inbox.Delivery, attempts: int, error: Exception) -> bool:
         """False if the message was buried before: what a replay brings again does not count as one more death."""
-        reason = _reason(error)
+        reason = describe(error)
         try:
             async with self._db.unit_of_work() as work:
                 fresh = await inbox.bury(work, self.service, delivery, attempts, reason)
-        except _OUTAGE as outage:
-            raise OutageError(type(outage).__name__) from outage
+        except Exception as error:
+            raise OutageError(type(error).__name__) from error
         if not fresh:
             return False
         log.error("event.dead", place=delivery.place, event_id=delivery.envelope.id, reason=reason)
@@ -227,75 +215,13 @@ async def _parse_record(record: "ConsumerRecord[Any, Any]", original: Callable[[
     return message
 
 
-def _delivery(record: "ConsumerRecord[Any, Any]") -> inbox.Delivery:
-    """What can be said of any record, readable or not."""
-    place = f"{record.topic}/{record.partition}/{record.offset}"
-    at = datetime.fromtimestamp(record.timestamp / 1_000, UTC)
-    return inbox.Delivery(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        headers=list(record.headers or ()),
-        body=record.value,
-        received_at=datetime.now(UTC),
-        recorded_at=at,
-        envelope=Envelope(place, "/unreadable", "unreadable", at, correlationid=place),
-    )
-
-
-def _parse(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inbox.Delivery, Event]:
-    blank = _delivery(record)
-    incoming = read(
-        repair_headers(record.headers), record.value, blank.place, record.topic, blank.recorded_at
-    )
-    expected = EVENT_BY_TOPIC[record.topic]
-    envelope = incoming.envelope
-    if envelope.type != expected.ce_type():
-        raise Poison(
-            f"{expected.topic} carries {expected.ce_type()}, not this type or version.",
-            "Upgrade this service.",
-        )
-    payload = strict_json(incoming.data)
-    event = expected.model_validate(payload)
-    if record.key is not None and record.key != event.partition_key().encode():
-        raise Poison(
-            "The Kafka key is not the id that orders this event.", "Use the partition key of the event."
-        )
-    if envelope.time > received_at + _FUTURE:
-        log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
-    delivery = inbox.Delivery(
-        topic=blank.topic,
-        partition=blank.partition,
-        offset=blank.offset,
-        key=blank.key,
-        headers=blank.headers,
-        body=blank.body,
-        received_at=received_at,
-        recorded_at=blank.recorded_at,
-        envelope=envelope,
-        refs=references(payload),
-    )
-    return delivery, event
-
-
-def _reason(error: Exception) -> str:
-    """Why a message died, without quoting it."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        return f"Invalid event: {place(first['loc'])}: {first['msg']}"[:1_000]
-    if isinstance(error, DriftwheelError):
-        return str(error)
-    return f"{type(error).__name__} in the handler; see the log."
-
-
 def make_broker(
     settings: DeliverySettings, db: Database, service: str, routers: Iterable[EventRouter]
 ) -> KafkaBroker:
     """A broker that loses nothing. Its `consumption` (state, reason of a stop) is in `broker.context`."""
     consumption = Consumption(service, db, settings)
     broker = KafkaBroker(
-        settings.kafka_bootstrap.split(","),
+        **connection(settings),
         ack_policy=AckPolicy.NACK_ON_ERROR,
         parser=_parse_record,
         middlewares=(functools.partial(_Scope, consumption=consumption),),
@@ -327,7 +253,7 @@ def make_broker(
 
 async def check_topics(settings: DeliverySettings, topics: Iterable[str]) -> None:
     """Raises RuntimeError naming topics that do not exist: a consumer of a missing topic waits in silence."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_bootstrap.split(","))
+    admin = AIOKafkaAdminClient(**connection(settings))
     await admin.start()
     try:
         missing = sorted(set(topics) - set(await admin.list_topics()))
@@ -341,7 +267,7 @@ async def check_topics(settings: DeliverySettings, topics: Iterable[str]) -> Non
 
 def make_producer(settings: DeliverySettings, service: str) -> AIOKafkaProducer:
     return AIOKafkaProducer(
-        bootstrap_servers=settings.kafka_bootstrap.split(","),
+        **connection(settings),
         client_id=f"{service}-relay",
         acks="all",
         enable_idempotence=True,

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
 from shared.delivery.bus import Consumption
+from shared.delivery.kafka import connection
 from shared.delivery.settings import DeliverySettings
 from shared.telemetry.metrics import CONSUMER_LAG_MESSAGES, CONSUMER_LAG_SECONDS
 
@@ -58,7 +59,7 @@ class Lag:
             for subscriber in broker.subscribers
             for topic in getattr(subscriber, "topic_names", [])
         }
-        self._servers = settings.kafka_bootstrap.split(",")
+        self._connection = connection(settings)
         self._behind: dict[str, tuple[int, float | None]] = {}
         self._appended: dict[TopicPartition, tuple[int, float]] = {}
 
@@ -90,10 +91,10 @@ class Lag:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AIOKafkaAdminClient, AIOKafkaConsumer]]:
         name = f"{self._service}-lag"
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers, client_id=name)
+        admin = AIOKafkaAdminClient(**self._connection, client_id=name)
         # Only the first record of a partition is looked at: a small fetch is enough, and Kafka never cuts a record.
         reader = AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
+            **self._connection,
             client_id=name,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -22,6 +22,7 @@ from shared.contracts.envelope import read, repair_headers
 from shared.contracts.errors import Conflict, Invalid, Poison, Unavailable
 from shared.contracts.text import Json
 from shared.delivery.bus import Consumption
+from shared.delivery.kafka import connection
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 
@@ -103,7 +104,7 @@ class Replay:
     def __init__(self, service: str, broker: KafkaBroker, settings: DeliverySettings) -> None:
         self._service = service
         self._consumption: Consumption = broker.context.get("consumption")
-        self._servers = settings.kafka_bootstrap.split(",")
+        self._connection = connection(settings)
         self._subscribers: dict[str, Any] = {
             topic: subscriber
             for subscriber in broker.subscribers
@@ -186,9 +187,9 @@ class Replay:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AIOKafkaAdminClient, AIOKafkaConsumer]]:
         name = f"{self._service}-replay"
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._servers, client_id=name)
+        admin = AIOKafkaAdminClient(**self._connection, client_id=name)
         reader = AIOKafkaConsumer(
-            bootstrap_servers=self._servers,
+            **self._connection,
             client_id=name,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -21,7 +21,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Invalid
 from shared.contracts.text import Json
-from shared.delivery.bus import EVENT_BY_TOPIC, Consumption, Progress, check_topics, make_producer
+from shared.delivery.bus import Consumption, Progress, check_topics, make_producer
+from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.outbox import Relay
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.http.auth import Authenticator, Caller, requires

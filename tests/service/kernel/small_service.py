@@ -13,7 +13,8 @@ from fastapi import APIRouter, FastAPI
 
 from infra.kafka import topics
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
-from shared.delivery.bus import EVENT_BY_TOPIC, EventRouter, Work, make_broker, make_router
+from shared.delivery.bus import EventRouter, Work, make_broker, make_router
+from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.unit_of_work import Database
 from shared.http.web import HttpWork
 from shared.jobs.attempts import Attempt

@@ -15,7 +15,6 @@ from infra.kafka import topics
 from shared.contracts.errors import Conflict, NotFound, RetryLater
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
 from shared.delivery.bus import (
-    EVENT_BY_TOPIC,
     EventRouter,
     Work,
     check_topics,
@@ -23,6 +22,7 @@ from shared.delivery.bus import (
     make_producer,
     make_router,
 )
+from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.outbox import Relay
 from shared.delivery.unit_of_work import Database
 from shared.operations import dead_letters
