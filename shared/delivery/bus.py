@@ -126,6 +126,8 @@ class Consumption:
                 failure = classify(error)
                 if failure.kind == "outage":
                     if time.monotonic() - started > _OUTAGE_SECONDS:
+                        if failure.bounded:
+                            return "dead" if await self._bury(delivery, attempts, error) else "duplicate"
                         raise OutageError(type(error).__name__) from error
                     attempts -= 1
                     log.warning("event.waiting", place=delivery.place, error=type(error).__name__)
