@@ -6,6 +6,7 @@ neither. Handling it turns the row to `done`. Services that handled the event be
 
 import base64
 import codecs
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ SHOWN_BYTES = 65_536
 """How much of a payload an answer holds."""
 MOST = 10_000
 """Redriven by one call. More is another call: a transaction of this size commits in about a second."""
+PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 _IDS_SHOWN = 10
 _GROUPS_SHOWN = 20
 _HOW = "List them: driftwheel dlq list."
@@ -34,7 +36,7 @@ _ONE = """
 SELECT event_id, state, error, attempts, topic, partition, "offset", type, source, correlationid, causationid, refs,
     event_time, recorded_at, received_at, handled_at, key, headers, octet_length(body) AS bytes,
     substring(body FOR %(shown)s) AS head
-FROM inbox WHERE event_id = %(event_id)s
+FROM inbox WHERE {where} ORDER BY handled_at DESC LIMIT 2
 """
 _GROUPS = """
 SELECT GROUPING(topic) = 0 AS of_topic, GROUPING(reason) = 0 AS of_error, topic, reason, count(*) AS messages
@@ -46,13 +48,14 @@ _OLDEST = "SELECT event_id FROM inbox WHERE {where} ORDER BY handled_at, event_i
 # one) gets its inbox id as a header: without one the copy would be a new event.
 _SEND_AGAIN = """
 WITH chosen AS (
-    SELECT event_id, handled_at FROM inbox WHERE {where}
+    SELECT event_id, topic, source, handled_at FROM inbox WHERE {where}
     ORDER BY handled_at, event_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), placed AS (
-    SELECT event_id, row_number() OVER (ORDER BY handled_at, event_id) - 1 AS place FROM chosen
+    SELECT event_id, topic, source, row_number() OVER (ORDER BY handled_at, event_id) - 1 AS place FROM chosen
 ), taken AS (
-    UPDATE inbox SET state = 'redriven' FROM placed WHERE inbox.event_id = placed.event_id
-    RETURNING inbox.event_id, topic, key, headers, body, correlationid, causationid, refs, place
+    UPDATE inbox SET state = 'redriven' FROM placed
+    WHERE inbox.event_id = placed.event_id AND inbox.topic = placed.topic AND inbox.source = placed.source
+    RETURNING inbox.event_id, inbox.topic, inbox.source, key, headers, body, correlationid, causationid, refs, place
 ), sent AS (
     INSERT INTO outbox (event_id, topic, key, headers, body, correlationid, causationid, refs, next_try_at)
     SELECT event_id, topic, key,
@@ -62,6 +65,7 @@ WITH chosen AS (
         ), '[]')
         || CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(headers) AS header WHERE header ->> 0 = 'ce_id')
             THEN '[]' ELSE jsonb_build_array(jsonb_build_array('ce_id', event_id)) END
+        || CASE WHEN source = '/unreadable' THEN jsonb_build_array(jsonb_build_array('ce_source', source)) ELSE '[]' END
         || jsonb_build_array(jsonb_build_array('ce_redrivenat', now())),
         body, correlationid, causationid, refs, now() + place * make_interval(secs => %(pause)s)
     FROM taken ORDER BY place
@@ -109,13 +113,15 @@ async def newest(work: UnitOfWork, wanted: Wanted, after: Cursor | None, limit: 
 async def one(work: UnitOfWork, event_id: str, *, with_payload: bool) -> Json:
     """A message of the inbox, in any state; key, headers and payload are kept until it is handled.
 
+    Args:
+        event_id: its own id, or its place: topic/partition/offset.
+
     Raises:
         NotFound: no message with this id was received here.
+        Conflict: several have this id.
     """
-    rows = await _rows(work, _ONE, {"event_id": event_id, "shown": SHOWN_BYTES})
-    if not rows:
-        raise NotFound("There is no dead letter with this id here.", _HOW)
-    row = rows[0]
+    where, given = _named(event_id)
+    row = _the_one(await _rows(work, _ONE.format(where=where), {**given, "shown": SHOWN_BYTES}))
     head, key, size = row.pop("head"), row.pop("key"), row["bytes"]
     row["key"] = readable(key, len(key)) if key is not None else None
     row["payload"] = readable(head, size) if head is not None and with_payload else None
@@ -145,17 +151,17 @@ async def redrive(work: UnitOfWork, event_id: str) -> str:
 
     Raises:
         NotFound: no message with this id died here.
-        Conflict: it was redriven before and has not died again.
+        Conflict: it was redriven before and has not died again; or several have this id.
     """
-    where = "state = 'dead' AND event_id = %(event_id)s"
-    sent = await _send_again(work, where, {"event_id": event_id}, limit=1, per_second=1)
-    if sent:
-        return str(sent[0]["topic"])
-    if await _rows(work, "SELECT 1 FROM inbox WHERE event_id = %(event_id)s", {"event_id": event_id}):
+    where, given = _named(event_id)
+    found = _the_one(await _rows(work, _ONE.format(where=where), {**given, "shown": 0}))
+    where, given = _named("{topic}/{partition}/{offset}".format(**found))
+    sent = await _send_again(work, f"state = 'dead' AND {where}", given, limit=1, per_second=1)
+    if not sent:
         raise Conflict(
             "This event is not dead: it was handled or already redriven.", "Follow it: driftwheel trace."
         )
-    raise NotFound("There is no dead letter with this id here.", _HOW)
+    return str(sent[0]["topic"])
 
 
 async def redrive_many(work: UnitOfWork, wanted: Wanted, limit: int, per_second: float) -> Json:
@@ -195,6 +201,25 @@ def readable(data: bytes, size: int) -> Json:
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(data).decode(), "base64"
     return {"encoding": encoding, "text": text, "bytes": size, "cut": cut}
+
+
+def _named(event_id: str) -> tuple[str, Json]:
+    """A condition that finds a message by its id or by its place, which no two share."""
+    if place := PLACE.fullmatch(event_id):
+        given = {"event_id": event_id, "topic": place[1], "partition": int(place[2]), "offset": int(place[3])}
+        return '(topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s)', given
+    return "event_id = %(event_id)s", {"event_id": event_id}
+
+
+def _the_one(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if not rows:
+        raise NotFound("There is no dead letter with this id here.", _HOW)
+    if len(rows) > 1:
+        raise Conflict(
+            "Several messages have this id.",
+            "Name one by its place, topic/partition/offset: driftwheel dlq list.",
+        )
+    return rows[0]
 
 
 def _literal(text: str) -> str:

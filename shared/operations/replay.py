@@ -18,10 +18,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from faststream.kafka import KafkaBroker
 
-from shared.contracts.envelope import read, repair_headers
-from shared.contracts.errors import Conflict, Invalid, Poison, Unavailable
+from shared.contracts.errors import Conflict, DriftwheelError, Invalid, Unavailable
 from shared.contracts.text import Json
+from shared.delivery import inbox
 from shared.delivery.bus import Consumption
+from shared.delivery.intake import take, unread
 from shared.delivery.kafka import connection
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
@@ -32,7 +33,7 @@ _SILENCE_SECONDS = 2.0
 _BATCH = 1_000
 _PLACE = re.compile(r"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 _NARROWER = "Begin later, or name fewer topics: --from, --topic."
-_STATES = "SELECT event_id, state FROM inbox WHERE event_id = ANY(%s)"
+_STATES = "SELECT topic, source, event_id, state FROM inbox WHERE event_id = ANY(%s)"
 
 Offsets = dict[TopicPartition, int]
 
@@ -180,8 +181,8 @@ class Replay:
                 raise Invalid(
                     f"{total:,} records lie between; a replay brings at most {MOST_RECORDS:,}.", _NARROWER
                 )
-            async for topic, ids in _read(reader, plan):
-                plan.known.setdefault(topic, Counter()).update(await _states(db, ids))
+            async for topic, records in _read(reader, plan):
+                plan.known.setdefault(topic, Counter()).update(await _states(db, records))
         return plan
 
     @asynccontextmanager
@@ -232,8 +233,8 @@ async def _starts(reader: AIOKafkaConsumer, start: Start, partitions: list[Topic
     return {p: max(place.offset, kept[p]) for p, place in found.items() if place is not None}
 
 
-async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str, list[tuple[str, str]]]]:
-    """The ids of the records between the offsets of a plan, in batches of one topic.
+async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str, list[inbox.Identity]]]:
+    """The identities of the records between the offsets of a plan, in batches of one topic.
 
     Raises Unavailable if Kafka falls silent before the end: a plan must not miss anything.
     """
@@ -251,7 +252,7 @@ async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str
         for partition, records in found.items():
             wanted = [record for record in records if record.offset < plan.ends[partition]]
             if wanted:
-                yield partition.topic, [_ids(record) for record in wanted]
+                yield partition.topic, [_known_as(record) for record in wanted]
         if found:
             heard = time.monotonic()
         # What ends a transaction takes an offset and is no record, so positions count, not records.
@@ -260,21 +261,23 @@ async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str
             raise Unavailable("Kafka did not send all records in time.", "Try again.")
 
 
-def _ids(record: Any) -> tuple[str, str]:
-    """The ids under which the inbox may know a record: its own, and its place if it could not be read."""
-    place = f"{record.topic}/{record.partition}/{record.offset}"
-    at = datetime.fromtimestamp(record.timestamp / 1_000, UTC)
+def _known_as(record: Any) -> inbox.Identity:
+    """How the inbox knows a record: by its own identity if it can be read today, else by its place."""
     try:
-        incoming = read(repair_headers(record.headers), record.value, place, record.topic, at)
-    except Poison:
-        return place, place
-    return incoming.envelope.id, place
+        return take(record, datetime.now(UTC))[0].identity
+    except (DriftwheelError, ValueError):
+        return unread(record).identity
 
 
-async def _states(db: Database, ids: list[tuple[str, str]]) -> Counter[str]:
-    """Records by what the inbox says of them; `unknown` are those it does not have."""
-    asked = list({known_as for pair in ids for known_as in pair})
+async def _states(db: Database, records: list[inbox.Identity]) -> Counter[str]:
+    """Records by what the inbox says of them; `unknown` are those it does not have.
+
+    One that died because it could not be read, and can be read now, is unknown: its handler never saw it.
+    """
+    asked = list({event_id for _topic, _source, event_id in records})
     async with db.unit_of_work() as work, (await work.raw()).cursor() as cursor:
         rows = await (await cursor.execute(_STATES, (asked,))).fetchall()
-    states: dict[str, str] = dict(rows)
-    return Counter(states.get(own) or states.get(place) or "unknown" for own, place in ids)
+    states: dict[inbox.Identity, str] = {
+        (topic, source, event_id): state for topic, source, event_id, state in rows
+    }
+    return Counter(states.get(identity, "unknown") for identity in records)
