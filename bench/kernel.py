@@ -20,19 +20,11 @@ from shared.contracts.events import FeedbackRecorded
 from shared.delivery import unit_of_work as db
 from shared.delivery.bus import Work, make_broker, make_producer, make_router
 from shared.delivery.outbox import Relay
+from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 
 SATURATED = 5_000
 SINGLE = 200
-
-
-class Settings:
-    retry_attempts = 3
-    retry_first_seconds = 0.1
-    dead_in_a_row = 50
-
-    def __init__(self, bootstrap: str) -> None:
-        self.kafka_bootstrap = bootstrap
 
 
 def fresh(url: str) -> str:
@@ -49,7 +41,7 @@ def feedback(name: str) -> FeedbackRecorded:
 
 
 async def measure(stack: Stack) -> dict[str, Any]:
-    settings: Any = Settings(stack.urls["kafka"])
+    settings = DeliverySettings(**stack.site.kafka("admin").model_dump())
     sender = Database("serving", fresh(stack.site.database_url("serving")))
     receiver = Database("monitor", fresh(stack.site.database_url("monitor")))
     handled: dict[str, float] = {}

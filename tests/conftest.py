@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +19,8 @@ from psycopg import sql
 
 from infra.kafka import topics
 from infra.local.stack import Stack
+from shared.delivery.kafka import connection
+from shared.delivery.settings import KafkaSettings
 
 KEPT = ("DRIFTWHEEL_CACHE", "DRIFTWHEEL_BASE_MODEL", "DRIFTWHEEL_ENGINE_PYTHON")
 HIGH_WATERMARK = -1
@@ -50,7 +53,11 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class KafkaBroker:
-    """All topics of the platform exist; `fresh_topic()` adds one of the test's own."""
+    """All topics of the platform exist; `fresh_topic()` adds one of the test's own.
+
+    `settings(role)` is how a service, `console` or `admin` reaches it, `client(role)` the same for any aiokafka client:
+    `AIOKafkaProducer(**kafka.client("serving"))`.
+    """
 
     stack: Stack = field(repr=False)
 
@@ -58,10 +65,19 @@ class KafkaBroker:
     def bootstrap(self) -> str:
         return self.stack.site.kafka_bootstrap
 
+    def settings(self, role: str = "admin") -> KafkaSettings:
+        return self.stack.site.kafka(role)
+
+    def client(self, role: str = "admin") -> dict[str, Any]:
+        return connection(self.settings(role))
+
     def fresh_topic(self, partitions: int = 1) -> str:
         name = f"test.{next(_numbers)}"
-        asyncio.run(topics.ensure(self.bootstrap, [topics.Topic(name, partitions)]))
+        self.create(topics.Topic(name, partitions))
         return name
+
+    def create(self, *wanted: topics.Topic) -> None:
+        asyncio.run(topics.ensure(self.settings(), wanted))
 
     async def forget(self) -> None:
         """Delete the records of every event topic. Compacted topics keep theirs: Kafka allows nothing else."""
@@ -71,7 +87,7 @@ class KafkaBroker:
             if "compact" not in topic.config.get("cleanup.policy", "")
             for partition in range(topic.partitions)
         }
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
+        admin = AIOKafkaAdminClient(**self.client())
         await admin.start()
         try:
             async with asyncio.timeout(30):

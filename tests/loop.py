@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
+from shared.delivery.kafka import connection
 from shared.http.auth import mint
 
 INTENTS = ("balance", "transfer", "card lost", "exchange rate")
@@ -95,7 +96,7 @@ class Platform:
     async def events(self, topic: str, model: str) -> list[str]:
         """Distinct ids of the events of one model on a topic, in order."""
         consumer = AIOKafkaConsumer(
-            topic, bootstrap_servers=self.stack.urls["kafka"], auto_offset_reset="earliest", group_id=None
+            topic, **connection(self.stack.site.kafka("console")), auto_offset_reset="earliest", group_id=None
         )
         await consumer.start()
         try:

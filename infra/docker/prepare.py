@@ -11,9 +11,10 @@ from infra.local.credentials import SERVICES, Credentials, load_or_create, write
 from infra.local.environment import Addresses, database_url, service_environment
 from infra.local.settings import LocalSettings
 from infra.s3 import buckets
+from shared.delivery.settings import KafkaSettings
 
 INSIDE = Addresses(
-    kafka="kafka:9092",
+    kafka=KafkaSettings(kafka_bootstrap="kafka:9092", kafka_tls=False),
     postgres="postgresql://postgres:5432",
     s3="http://s3:8333",
     engine="http://engine:8000",

@@ -5,14 +5,17 @@
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from infra.kafka.admin import ClusterRefused, administrator
+from infra.kafka.settings import AdminSettings
 from shared.contracts.events import CONSUMERS, EVENTS, ModelDeclared
+from shared.delivery.settings import KafkaSettings
 
 DAY_MS = 24 * 60 * 60 * 1000
 PARTITIONS = 3
@@ -59,29 +62,19 @@ def _dead_letters(topic: str, service: str) -> Topic:
     )
 
 
-@asynccontextmanager
-async def _admin(bootstrap: str, **options: int) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, **options)
-    try:
-        await admin.start()
-        yield admin
-    finally:
-        await admin.close()
-
-
-async def brokers(bootstrap: str) -> int:
-    """How many brokers the cluster lists."""
-    async with _admin(bootstrap, request_timeout_ms=3_000) as admin:
+async def brokers(settings: KafkaSettings) -> int:
+    """How many brokers the cluster lists. Raises ClusterRefused."""
+    async with administrator(settings, request_timeout_ms=3_000) as admin:
         return len((await admin.describe_cluster())["brokers"])
 
 
-async def ensure(bootstrap: str, topics: Iterable[Topic], replication: int = 1) -> list[str]:
+async def ensure(settings: KafkaSettings, topics: Iterable[Topic], replication: int = 1) -> list[str]:
     """Create the missing topics and return their names, once every broker we ask knows them all.
 
     Existing ones are left as they are. Raises TopicsMissing when the broker refuses one.
     """
     wanted = {topic.name: topic for topic in topics}
-    async with _admin(bootstrap) as admin:
+    async with administrator(settings) as admin:
         missing = [wanted[name] for name in wanted.keys() - set(await admin.list_topics())]
         if not missing:
             return []
@@ -102,10 +95,14 @@ async def ensure(bootstrap: str, topics: Iterable[Topic], replication: int = 1) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.kafka.topics", description=__doc__)
-    parser.add_argument("--bootstrap", required=True, help="host:port of Kafka")
+    parser.add_argument("--bootstrap", help="host:port of Kafka; else DRIFTWHEEL_KAFKA_BOOTSTRAP")
     parser.add_argument("--replication", type=int, default=1, help="replicas of each partition (default 1)")
     arguments = parser.parse_args()
-    created = asyncio.run(ensure(arguments.bootstrap, wanted(), arguments.replication))
+    given = {"kafka_bootstrap": arguments.bootstrap} if arguments.bootstrap else {}
+    try:
+        created = asyncio.run(ensure(AdminSettings(**given), wanted(), arguments.replication))
+    except (ClusterRefused, TopicsMissing) as error:
+        sys.exit(str(error))
     print("\n".join(created) if created else "all topics exist")
 
 

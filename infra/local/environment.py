@@ -1,16 +1,21 @@
 """What a service is told, as environment variables: the same names on a laptop and in containers."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, urlsplit
 
+from pydantic import SecretStr
+
 from infra.local.credentials import SERVICES
+from shared.delivery.settings import KafkaSettings
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where everything is, as seen by the services. `postgres` is a URL without role, password and database."""
+    """Where everything is, as seen by one service. `postgres` is a URL without role, password and database."""
 
-    kafka: str
+    kafka: KafkaSettings
     postgres: str
     s3: str
     engine: str
@@ -27,6 +32,23 @@ def database_url(server: str, role: str, password: str, database: str) -> str:
     return url._replace(netloc=f"{role}:{quote(password, safe='')}@{address}", path=f"/{database}").geturl()
 
 
+def kafka_environment(settings: KafkaSettings) -> dict[str, str]:
+    """How to reach Kafka, as variables without a prefix: `KAFKA_BOOTSTRAP` and what differs from its default."""
+    fields = type(settings).model_fields
+    given = {name: getattr(settings, name) for name in fields}
+    return {
+        name.upper(): _text(value)
+        for name, value in given.items()
+        if name == "kafka_bootstrap" or value != fields[name].get_default(call_default_factory=True)
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, bool | dict) else str(value)
+
+
 def service_environment(
     service: str, at: Addresses, port: int, password: str, s3_key: tuple[str, str], engine: str
 ) -> dict[str, str]:
@@ -35,7 +57,7 @@ def service_environment(
         raise KeyError(f"no service {service!r}; there are {', '.join(SERVICES)}")
     values = {
         "DATABASE_URL": database_url(at.postgres, service, password, service),
-        "KAFKA_BOOTSTRAP": at.kafka,
+        **kafka_environment(at.kafka),
         "S3_ENDPOINT": at.s3,
         "S3_ACCESS_KEY": s3_key[0],
         "S3_SECRET_KEY": s3_key[1],

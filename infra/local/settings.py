@@ -7,12 +7,15 @@ from typing import Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.kafka.settings import TopicChoices
+from shared.delivery.settings import KafkaSecurity, KafkaSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 EngineName = Literal["vllm", "transformers"]
 
 
-class LocalSettings(BaseSettings):
-    """Settings of the embedded stack, prefix `DRIFTWHEEL_`."""
+class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
+    """Settings of the embedded stack, prefix `DRIFTWHEEL_`. Those of `KafkaSecurity` are for your own Kafka."""
 
     model_config = SettingsConfigDict(
         env_prefix="DRIFTWHEEL_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
@@ -70,6 +73,14 @@ class LocalSettings(BaseSettings):
         return (
             path.absolute()
         )  # parts run in folders of their own; not resolved, since a venv's python is a link
+
+    @property
+    def own_kafka(self) -> KafkaSettings | None:
+        """The Kafka that the user brings, as its administrator sees it; None when ours is started."""
+        if self.kafka_bootstrap is None:
+            return None
+        names = KafkaSecurity.model_fields.keys()
+        return KafkaSettings(kafka_bootstrap=self.kafka_bootstrap, **{n: getattr(self, n) for n in names})
 
     @classmethod
     def of(cls, home: Path | None = None, **given: Any) -> Self:

@@ -10,6 +10,7 @@ from infra.local.credentials import Credentials
 from infra.local.environment import Addresses, database_url, service_environment
 from infra.local.ports import LOOPBACK
 from infra.local.settings import ROOT, LocalSettings
+from shared.delivery.settings import KafkaSettings
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Site:
     def kafka_bootstrap(self) -> str:
         return self.settings.kafka_bootstrap or f"{LOOPBACK}:{self.ports['kafka']}"
 
+    def kafka(self, role: str) -> KafkaSettings:
+        """How this role (a service, `console` or `admin`) reaches Kafka; a user's own has one account for every role."""
+        return self.settings.own_kafka or KafkaSettings(kafka_bootstrap=self.kafka_bootstrap)
+
     @property
     def s3_endpoint(self) -> str:
         return self.settings.s3_endpoint or self.url("s3")
@@ -67,7 +72,7 @@ class Site:
     def env_for(self, service: str) -> dict[str, str]:
         """Settings of one service as environment variables, prefix `DRIFTWHEEL_<SERVICE>__`."""
         at = Addresses(
-            kafka=self.kafka_bootstrap,
+            kafka=self.kafka(service),
             postgres=self.postgres_admin_url,
             s3=self.s3_endpoint,
             engine=self.engine_url,
@@ -77,9 +82,16 @@ class Site:
             adapter_cache=str(self.folder("serving", "adapters")),
         )
         password, key = self.credentials.postgres.get(service, ""), self.s3_key(service)
-        return service_environment(
+        told = service_environment(
             service, at, self.ports.get(service, 0), password, key, self.settings.engine
         )
+        if not self.settings.own_kafka:
+            return told
+        # In a user's own Kafka a service may have its own account: DRIFTWHEEL_<SERVICE>__KAFKA_USERNAME and the like.
+        own = f"DRIFTWHEEL_{service.upper()}__KAFKA_"
+        return {
+            name: value for name, value in told.items() if not (name.startswith(own) and name in os.environ)
+        }
 
     def settings_of(self, service: str) -> dict[str, str]:
         """The user's own settings for one service; ours for addresses and credentials go on top."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from services.console.door import LOOK, Exit, fail, stack_state
 from shared.contracts.envelope import repair_headers
 from shared.contracts.text import Json
+from shared.delivery.settings import KafkaSettings
 
 if TYPE_CHECKING:  # loaded where it is used: other commands start faster without it
     from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -73,29 +74,34 @@ def since(text: str, now: datetime) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def bootstrap() -> str:
+def kafka() -> KafkaSettings:
+    """How the command line reaches Kafka: the user's own, or the local stack's as `console`, which may only read."""
     from infra.local.settings import LocalSettings
 
-    found = LocalSettings().kafka_bootstrap or stack_state().get("urls", {}).get("kafka")
+    if own := LocalSettings().own_kafka:
+        return own
+    found = stack_state().get("urls", {}).get("kafka")
     if not found:
         fail(
             Exit.UNAVAILABLE,
             "No Kafka is known here.",
             "Start one: driftwheel up. Or set DRIFTWHEEL_KAFKA_BOOTSTRAP.",
         )
-    return str(found)
+    return KafkaSettings(kafka_bootstrap=found)
 
 
 @asynccontextmanager
 async def reader(*topics: str, newest: bool = False) -> AsyncIterator["AIOKafkaConsumer"]:
-    """A consumer without a group; Kafka that does not answer ends the command."""
+    """A consumer without a group; Kafka that does not answer, or refuses us, ends the command."""
     from aiokafka import AIOKafkaConsumer
     from aiokafka.errors import KafkaError
 
-    servers = bootstrap()
+    from shared.delivery.kafka import connection, trouble
+
+    settings = kafka()
     consumer = AIOKafkaConsumer(
         *topics,
-        bootstrap_servers=servers.split(","),
+        **connection(settings),
         group_id=None,
         auto_offset_reset="latest" if newest else "earliest",
     )
@@ -103,7 +109,8 @@ async def reader(*topics: str, newest: bool = False) -> AsyncIterator["AIOKafkaC
         await consumer.start()
         yield consumer
     except KafkaError as error:
-        fail(Exit.UNAVAILABLE, f"Kafka at {servers} does not answer: {error}.", LOOK)
+        why = await trouble(settings) or f"Kafka at {settings.kafka_bootstrap} does not answer: {error}."
+        fail(Exit.UNAVAILABLE, why, LOOK)
     finally:
         await consumer.stop()
 
@@ -144,7 +151,9 @@ async def _partitions(topics: Sequence[str]) -> "list[TopicPartition]":
     from aiokafka import TopicPartition
     from aiokafka.admin import AIOKafkaAdminClient
 
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap().split(","))
+    from shared.delivery.kafka import connection
+
+    admin = AIOKafkaAdminClient(**connection(kafka()))
     await admin.start()
     try:
         if missing := sorted(set(topics) - set(await admin.list_topics())):

@@ -23,7 +23,7 @@ from shared.contracts.events import Event
 from shared.delivery import inbox
 from shared.delivery.failures import classify
 from shared.delivery.intake import describe, take, unread
-from shared.delivery.kafka import connection
+from shared.delivery.kafka import broker_connection, connection
 from shared.delivery.outbox import MAX_RECORD_BYTES
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
@@ -223,7 +223,7 @@ def make_broker(
     """A broker that loses nothing. Its `consumption` (state, reason of a stop) is in `broker.context`."""
     consumption = Consumption(service, db, settings)
     broker = KafkaBroker(
-        **connection(settings),
+        **broker_connection(settings),
         ack_policy=AckPolicy.NACK_ON_ERROR,
         parser=_parse_record,
         middlewares=(functools.partial(_Scope, consumption=consumption),),

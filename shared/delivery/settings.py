@@ -1,15 +1,108 @@
 """What consuming and producing need to be told."""
 
-from pydantic import Field
-from pydantic_settings import BaseSettings
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 
 
-class DeliverySettings(BaseSettings):
-    """Kafka, and how patient its consumers are."""
+class KafkaSecurity(BaseModel):
+    """Who a client is to Kafka, and whom it trusts. Nothing is needed for a broker that asks nobody."""
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+    kafka_mechanism: Mechanism | None = Field(
+        None, description="SASL mechanism. Unset: SCRAM-SHA-512 where a user name is given, else none."
+    )
+    kafka_username: str = Field("", description="SASL user; the client id with OAUTHBEARER.")
+    kafka_password: SecretStr = Field(
+        SecretStr(""), description="Its password; the client secret with OAUTHBEARER."
+    )
+    kafka_tls: bool | None = Field(
+        None,
+        description="Encrypt. Unset: yes, unless every broker is on loopback. The certificate is checked.",
+    )
+    kafka_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities to trust; unset: those of the system."
+    )
+    kafka_certificate_file: Path | None = Field(
+        None, description="PEM file of our own certificate, for a broker that asks for one."
+    )
+    kafka_key_file: Path | None = Field(None, description="PEM file of its private key.")
+    kafka_key_password: SecretStr = Field(SecretStr(""), description="Password of that key.")
+    kafka_check_hostname: bool = Field(
+        True, description="The certificate must name the host that we connect to."
+    )
+    kafka_token_url: str = Field(
+        "", description="OAUTHBEARER: token endpoint of the identity provider (client credentials)."
+    )
+    kafka_token_scope: str = Field("", description="OAUTHBEARER: scope to ask for.")
+    kafka_token_file: Path | None = Field(
+        None, description="OAUTHBEARER: file that holds a token and is renewed by others; read at each login."
+    )
+    kafka_token_extensions: dict[str, str] = Field(
+        default_factory=dict, description="OAUTHBEARER: SASL extensions, as a JSON object."
+    )
+
+    @property
+    def mechanism(self) -> Mechanism | None:
+        """The mechanism that is used; None logs in nowhere."""
+        return self.kafka_mechanism or ("SCRAM-SHA-512" if self.kafka_username else None)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.kafka_certificate_file is None) != (self.kafka_key_file is None):
+            raise ValueError("KAFKA_CERTIFICATE_FILE and KAFKA_KEY_FILE go together: give both or neither")
+        if self.mechanism == "OAUTHBEARER":
+            if bool(self.kafka_token_url) == bool(self.kafka_token_file):
+                raise ValueError("OAUTHBEARER needs KAFKA_TOKEN_URL or KAFKA_TOKEN_FILE, and not both")
+            if self.kafka_token_url and not (self.kafka_username and self.kafka_password.get_secret_value()):
+                raise ValueError("KAFKA_TOKEN_URL needs the client's KAFKA_USERNAME and KAFKA_PASSWORD")
+        elif self.mechanism and not (self.kafka_username and self.kafka_password.get_secret_value()):
+            raise ValueError(f"{self.mechanism} needs KAFKA_USERNAME and KAFKA_PASSWORD")
+        return self
+
+
+class KafkaSettings(KafkaSecurity):
+    """One Kafka, as one process sees it."""
 
     kafka_bootstrap: str = Field(
         "127.0.0.1:9092", description="host:port of one or more brokers, comma separated."
     )
+
+    @property
+    def servers(self) -> list[str]:
+        return [server.strip() for server in self.kafka_bootstrap.split(",") if server.strip()]
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return not all(map(_loopback, self.servers)) if self.kafka_tls is None else self.kafka_tls
+
+    @model_validator(mode="after")
+    def _no_password_in_the_clear(self) -> Self:
+        if self.mechanism in ("PLAIN", "OAUTHBEARER") and not (self.tls or all(map(_loopback, self.servers))):
+            raise ValueError(
+                f"{self.mechanism} without TLS shows the password to the network: leave KAFKA_TLS unset, or use SCRAM"
+            )
+        return self
+
+
+def _loopback(server: str) -> bool:
+    host = server.rpartition(":")[0].strip("[]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class DeliverySettings(KafkaSettings, BaseSettings):
+    """Kafka, and how patient its consumers are."""
+
     retry_attempts: int = Field(
         5, ge=1, le=20, description="Tries of one message before it is dead-lettered."
     )

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaProducer
 from playwright.async_api import expect
 
 from shared.contracts.events import DatasetReady
+from shared.delivery.kafka import connection
 from tests.browser import browsing, chromium, visit
 from tests.loop import Platform, until
 
@@ -93,7 +94,7 @@ async def test_a_poisoned_event_is_found_redriven_and_the_loop_goes_on(platform:
     event = DatasetReady(
         model=model, digest=await until(digest, "a dataset"), generation=1, rows={"train": 10}, why="upload"
     )
-    producer = AIOKafkaProducer(bootstrap_servers=platform.stack.urls["kafka"])
+    producer = AIOKafkaProducer(**connection(platform.stack.site.kafka("admin")))
     await producer.start()
     key, body = event.partition_key().encode(), event.model_dump_json().encode()
     record = await producer.send_and_wait(

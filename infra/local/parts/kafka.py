@@ -65,10 +65,11 @@ class Kafka(Part):
         return [str(JAVA), *JVM, *quiet, f"-Dlog4j2.configurationFile={LOGGING}", "-cp", classpath]
 
     def check(self, site: Site, since: float) -> None:
-        host, _, port = site.kafka_bootstrap.partition(",")[0].rpartition(":")
-        socket.create_connection((host, int(port)), timeout=2).close()  # spares the client's noisy retries
-        if not asyncio.run(topics.brokers(site.kafka_bootstrap)):
+        if not self.external(site):
+            # Spares the client's noisy retries.
+            socket.create_connection((LOOPBACK, site.ports["kafka"]), timeout=2).close()
+        if not asyncio.run(topics.brokers(site.kafka("admin"))):
             raise NotReady("the cluster lists no broker")
 
     def provide(self, site: Site) -> None:
-        asyncio.run(topics.ensure(site.kafka_bootstrap, topics.wanted()))
+        asyncio.run(topics.ensure(site.kafka("admin"), topics.wanted()))

@@ -10,6 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner, Result
 
+from infra.local.environment import kafka_environment
 from services.console.cli import app
 from services.console.door import Exit
 
@@ -20,12 +21,12 @@ HOUR_MS = 3_600_000
 def records(kafka: Any) -> tuple[str, str]:
     """Two topics: a hundred records each, one of them binary; those of the first hundred seconds are two hours old."""
     topics = (kafka.fresh_topic(partitions=3), kafka.fresh_topic())
-    asyncio.run(_fill(kafka.bootstrap, topics))
+    asyncio.run(_fill(kafka.client(), topics))
     return topics
 
 
-async def _fill(bootstrap: str, topics: tuple[str, str]) -> None:
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+async def _fill(client: dict[str, Any], topics: tuple[str, str]) -> None:
+    async with AIOKafkaProducer(**client) as producer:
         for topic in topics:
             for n in range(100):
                 age = 2 * HOUR_MS if n < 50 else 0
@@ -47,7 +48,8 @@ async def _fill(bootstrap: str, topics: tuple[str, str]) -> None:
 @pytest.fixture
 def search(kafka: Any, records: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("DRIFTWHEEL_HOME", str(tmp_path))
-    monkeypatch.setenv("DRIFTWHEEL_KAFKA_BOOTSTRAP", kafka.bootstrap)
+    for name, value in kafka_environment(kafka.settings()).items():
+        monkeypatch.setenv(f"DRIFTWHEEL_{name}", value)
 
     def run(*arguments: str, topics: tuple[str, ...] = records) -> Result:
         named = [part for topic in topics for part in ("--topic", topic)]

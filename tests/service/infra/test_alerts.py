@@ -92,7 +92,7 @@ async def scrapes(watched: Watched) -> dict[str, Scrape]:
             "::procrastinate_job_to_defer_v1])"
         )
     event = promoted("d" * 64, model=MODEL)
-    async with AIOKafkaProducer(bootstrap_servers=watched.stack.urls["kafka"]) as producer:
+    async with AIOKafkaProducer(**connection(watched.stack.site.kafka("admin"))) as producer:
         await producer.send_and_wait(
             event.topic, event.model_dump_json().encode(), key=event.partition_key().encode()
         )

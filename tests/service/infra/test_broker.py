@@ -13,8 +13,8 @@ from infra.kafka import topics
 from tests.conftest import KafkaBroker
 
 
-async def configuration(bootstrap: str, names: list[str]) -> dict[str, dict[str, str]]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def configuration(kafka: KafkaBroker, names: list[str]) -> dict[str, dict[str, str]]:
+    admin = AIOKafkaAdminClient(**kafka.client())
     await admin.start()
     try:
         answers = await admin.describe_configs(
@@ -26,8 +26,8 @@ async def configuration(bootstrap: str, names: list[str]) -> dict[str, dict[str,
     return {row[3]: {entry[0]: entry[1] for entry in row[4]} for row in rows}
 
 
-async def partitions(bootstrap: str, names: list[str]) -> dict[str, int]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def partitions(kafka: KafkaBroker, names: list[str]) -> dict[str, int]:
+    admin = AIOKafkaAdminClient(**kafka.client())
     await admin.start()
     try:
         return {topic["topic"]: len(topic["partitions"]) for topic in await admin.describe_topics(names)}
@@ -37,34 +37,32 @@ async def partitions(bootstrap: str, names: list[str]) -> dict[str, int]:
 
 async def test_every_topic_is_as_declared(kafka: KafkaBroker) -> None:
     wanted = {topic.name: topic for topic in topics.wanted()}
-    real = await configuration(kafka.bootstrap, list(wanted))
+    real = await configuration(kafka, list(wanted))
     assert set(real) == set(wanted)
     for name, topic in wanted.items():
         assert {key: real[name][key] for key in topic.config} == dict(topic.config), name
-    assert await partitions(kafka.bootstrap, list(wanted)) == {
-        name: t.partitions for name, t in wanted.items()
-    }
+    assert await partitions(kafka, list(wanted)) == {name: t.partitions for name, t in wanted.items()}
 
 
 async def test_creating_topics_again_changes_nothing(kafka: KafkaBroker) -> None:
-    assert await topics.ensure(kafka.bootstrap, topics.wanted()) == []
+    assert await topics.ensure(kafka.settings(), topics.wanted()) == []
 
 
 async def test_two_at_once_create_each_topic_once(kafka: KafkaBroker) -> None:
     new = [topics.Topic(f"test.race.{i}", 1) for i in range(5)]
-    first, second = await asyncio.gather(*(topics.ensure(kafka.bootstrap, new) for _ in range(2)))
+    first, second = await asyncio.gather(*(topics.ensure(kafka.settings(), new) for _ in range(2)))
     assert sorted([*first, *second]) == [topic.name for topic in new]
-    assert await topics.ensure(kafka.bootstrap, new) == []
+    assert await topics.ensure(kafka.settings(), new) == []
 
 
 async def test_a_topic_the_broker_refuses_is_named(kafka: KafkaBroker) -> None:
     with pytest.raises(topics.TopicsMissing, match=r"test\.refused"):
-        await topics.ensure(kafka.bootstrap, [topics.Topic("test.refused", 1, {"retention.ms": "soon"})])
+        await topics.ensure(kafka.settings(), [topics.Topic("test.refused", 1, {"retention.ms": "soon"})])
 
 
 async def test_a_typo_does_not_make_a_topic_and_an_event_is_at_most_a_megabyte(kafka: KafkaBroker) -> None:
     producer = AIOKafkaProducer(
-        bootstrap_servers=kafka.bootstrap, request_timeout_ms=3_000, max_request_size=8 * topics.EVENT_BYTES
+        **kafka.client(), request_timeout_ms=3_000, max_request_size=8 * topics.EVENT_BYTES
     )
     await producer.start()
     try:
@@ -75,4 +73,4 @@ async def test_a_typo_does_not_make_a_topic_and_an_event_is_at_most_a_megabyte(k
         await producer.send_and_wait("dataset.ready.trainer.dlq", b"x" * (2 * topics.EVENT_BYTES))
     finally:
         await producer.stop()
-    assert "dataset.raedy" in await topics.ensure(kafka.bootstrap, [topics.Topic("dataset.raedy", 1)])
+    assert "dataset.raedy" in await topics.ensure(kafka.settings(), [topics.Topic("dataset.raedy", 1)])

@@ -259,4 +259,4 @@ def test_kafka_and_s3_come_back_with_what_they_held(
     topic = kafka.fresh_topic()
     stack.kill(part)
     stack.wait_ready(part, 120)
-    assert asyncio.run(topics.ensure(kafka.bootstrap, [topics.Topic(topic, 1), *topics.wanted()])) == []
+    assert asyncio.run(topics.ensure(kafka.settings(), [topics.Topic(topic, 1), *topics.wanted()])) == []

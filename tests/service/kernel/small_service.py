@@ -46,12 +46,12 @@ class SmallService:
     def __init__(self, kafka: Any, url: str, jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.url = url
         self.topic = kafka.fresh_topic()
-        self.bootstrap = kafka.bootstrap
-        asyncio.run(topics.ensure(kafka.bootstrap, [topics.Topic(f"{self.topic}.data.dlq", 1)]))
+        self.client: dict[str, Any] = kafka.client()
+        kafka.create(topics.Topic(f"{self.topic}.data.dlq", 1))
         monkeypatch.setattr(FeedbackRecorded, "topic", self.topic)
         monkeypatch.setitem(EVENT_BY_TOPIC, self.topic, FeedbackRecorded)
         jwks.write_text('{"keys": []}')
-        self.settings = Settings(database_url=url, kafka_bootstrap=kafka.bootstrap, auth_jwks_file=jwks)
+        self.settings = Settings(database_url=url, auth_jwks_file=jwks, **kafka.settings().model_dump())
         self.held = threading.Event()
 
     def app(self, *, worker: bool = True) -> FastAPI:

@@ -24,19 +24,14 @@ from shared.delivery.bus import (
 )
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.outbox import Relay
+from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 from shared.operations import dead_letters
 
 
-class Settings:
-    """The part of the settings that delivery reads."""
-
-    retry_attempts = 3
-    retry_first_seconds = 0.01
-    dead_in_a_row = 100
-
-    def __init__(self, bootstrap: str) -> None:
-        self.kafka_bootstrap = bootstrap
+def delivery_settings(kafka: Any) -> DeliverySettings:
+    quick = {"retry_attempts": 3, "retry_first_seconds": 0.01, "dead_in_a_row": 100}
+    return DeliverySettings(**kafka.settings().model_dump(), **quick)
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 30) -> Any:
@@ -53,7 +48,7 @@ def topic(kafka: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """A topic of this test alone, with its dead letters: services of other tests read the platform's own."""
     name: str = kafka.fresh_topic()
     dead = topics.Topic(f"{name}.data.dlq", 1, {"max.message.bytes": "4194304"})
-    asyncio.run(topics.ensure(kafka.bootstrap, [dead]))
+    kafka.create(dead)
     monkeypatch.setattr(FeedbackRecorded, "topic", name)
     monkeypatch.setitem(EVENT_BY_TOPIC, name, FeedbackRecorded)
     return name
@@ -126,17 +121,15 @@ async def desk(kafka: Any, topic: str, make_kernel_database: Callable[[], str]) 
     db = Database("data", make_kernel_database())
     async with db.unit_of_work() as work:
         await work.execute("CREATE TABLE effects (id text)")
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, max_request_size=4_000_000)
+    producer = AIOKafkaProducer(**kafka.client(), max_request_size=4_000_000)
     await producer.start()
-    yield Desk(db, Settings(kafka.bootstrap), producer, f"run{time.time_ns()}", topic)
+    yield Desk(db, delivery_settings(kafka), producer, f"run{time.time_ns()}", topic)
     await producer.stop()
     await db.close()
 
 
-async def dead_records(bootstrap: str, topic: str) -> list[Any]:
-    consumer = AIOKafkaConsumer(
-        f"{topic}.data.dlq", bootstrap_servers=bootstrap, auto_offset_reset="earliest"
-    )
+async def dead_records(client: dict[str, Any], topic: str) -> list[Any]:
+    consumer = AIOKafkaConsumer(f"{topic}.data.dlq", **client, auto_offset_reset="earliest")
     await consumer.start()
     try:
         found = []
@@ -223,7 +216,7 @@ async def test_the_poison_set_is_accounted_for_and_blocks_nothing(desk: Desk, ka
         await until(lambda: _has(desk, *expected), "all sound events", 60)
 
         async def dead() -> list[Any]:
-            records = await dead_records(kafka.bootstrap, desk.topic)
+            records = await dead_records(kafka.client(), desk.topic)
             return records if len(records) >= len(poison) else []
 
         records = await until(dead, "the dead letters", 60)
@@ -299,7 +292,7 @@ async def test_too_many_dead_in_a_row_stop_the_consumer_and_lose_nothing(desk: D
 
 async def test_a_missing_topic_is_named(kafka: Any) -> None:
     with pytest.raises(RuntimeError, match=r"no\.such\.topic"):
-        await check_topics(Settings(kafka.bootstrap), ["no.such.topic"])  # type: ignore[arg-type]
+        await check_topics(delivery_settings(kafka), ["no.such.topic"])
 
 
 async def test_a_router_of_another_make_is_refused(desk: Desk) -> None:

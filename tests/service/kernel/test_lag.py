@@ -32,7 +32,7 @@ def samples(client: TestClient, name: str) -> dict[str, float]:
 
 async def send(service: SmallService, *ages: float) -> None:
     """One record of each age in seconds."""
-    async with AIOKafkaProducer(bootstrap_servers=service.bootstrap) as producer:
+    async with AIOKafkaProducer(**service.client) as producer:
         for number, age in enumerate(ages):
             event = feedback(f"f-{number}")
             headers = [("ce_id", f"f-{number}".encode()), ("ce_type", event.ce_type().encode())]

@@ -130,7 +130,7 @@ async def _send(service: SmallService, name: str, age_seconds: int) -> None:
         ("ce_traceparent", CALLER["traceparent"].encode()),
     ]
     at = int((time.time() - age_seconds) * 1_000)
-    async with AIOKafkaProducer(bootstrap_servers=service.bootstrap) as producer:
+    async with AIOKafkaProducer(**service.client) as producer:
         await producer.send_and_wait(
             service.topic,
             event.model_dump_json().encode(),

@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
 MODEL = "killed"
 
 
-async def told(bootstrap: str, messages: list[tuple[str, bytes, bytes]]) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
+async def told(client: dict[str, Any], messages: list[tuple[str, bytes, bytes]]) -> None:
+    producer = AIOKafkaProducer(**client)
     await producer.start()
     try:
         for number, (topic, key, value) in enumerate(messages):
@@ -57,7 +57,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
         message(promoted(dataset, model=MODEL)),
         message(declared(model=MODEL)),
     ]
-    await told(kafka.bootstrap, messages)
+    await told(kafka.client(), messages)
 
     key = OKPKey.import_key(json.loads((stack.home / "secrets" / "signing-key.json").read_text()))
     headers = {"authorization": f"Bearer {mint(key, 'tester', ['monitor:read'], 3_600)}"}
@@ -75,7 +75,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
 
         await until(lambda: in_state("measuring"), "a window to be cut", pause=0.02)
         stack.kill("monitor")
-        await told(kafka.bootstrap, messages)  # all of it again, while it is away
+        await told(kafka.client(), messages)  # all of it again, while it is away
         await until(lambda: in_state("measured"), "the window to be measured after the restart", 300)
 
         async def drifts() -> Any:
@@ -93,17 +93,17 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
         await until(buried, "the dead letters")
 
     async def all_read() -> bool:
-        return all([await caught_up(kafka.bootstrap, topic) for topic in {topic for topic, _, _ in messages}])
+        return all(
+            [await caught_up(kafka.client("monitor"), topic) for topic in {topic for topic, _, _ in messages}]
+        )
 
     await until(all_read, "all that was told twice to be read", 120)
     assert await announced(stack) == [drift["event_id"]]
 
 
-async def caught_up(bootstrap: str, topic: str) -> bool:
+async def caught_up(client: dict[str, Any], topic: str) -> bool:
     """The monitor's group has committed everything there is on a topic."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=f"monitor.{topic}", enable_auto_commit=False
-    )
+    consumer = AIOKafkaConsumer(**client, group_id=f"monitor.{topic}", enable_auto_commit=False)
     await consumer.start()
     try:
         partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic) or ()]

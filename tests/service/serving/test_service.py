@@ -146,7 +146,7 @@ async def running(
     access, secret = s3.key("serving")
     settings = make_settings(
         database_url=db.url,
-        kafka_bootstrap=kafka.bootstrap,
+        **kafka.settings("serving").model_dump(),
         s3_endpoint=s3.endpoint,
         s3_access_key=access,
         s3_secret_key=secret,
@@ -158,10 +158,8 @@ async def running(
         rollout_seconds=0.1,
     )
     await small_engine.ready()
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap)
-    consumer = AIOKafkaConsumer(
-        *(kind.topic for kind in OUT), bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest"
-    )
+    producer = AIOKafkaProducer(**kafka.client())
+    consumer = AIOKafkaConsumer(*(kind.topic for kind in OUT), **kafka.client(), auto_offset_reset="earliest")
     await producer.start()
     await consumer.start()
     store = S3Objects(s3.endpoint, *s3.key("admin"))

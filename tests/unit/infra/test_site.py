@@ -101,3 +101,14 @@ def test_children_do_not_inherit_settings_of_others(monkeypatch: pytest.MonkeyPa
     environment = base_environment()
     assert "LANG" in environment
     assert not any(name.startswith("DRIFTWHEEL_") for name in environment)
+
+
+def test_in_your_own_kafka_a_service_may_have_its_own_account(
+    tmp_path: Path, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = site(tmp_path, credentials, kafka_bootstrap="k:9093", kafka_username="all", kafka_password="pw")
+    monkeypatch.setenv("DRIFTWHEEL_DATA__KAFKA_USERNAME", "sa-data")
+    assert own.env_for("trainer")["DRIFTWHEEL_TRAINER__KAFKA_USERNAME"] == "all"
+    told = own.settings_of("data") | own.env_for("data")
+    assert told["DRIFTWHEEL_DATA__KAFKA_USERNAME"] == "sa-data"
+    assert told["DRIFTWHEEL_DATA__KAFKA_PASSWORD"] == "pw"

@@ -1,0 +1,26 @@
+"""What an administrator of a Kafka cluster decides: who asks, how many copies, how many partitions."""
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.delivery.settings import KafkaSettings
+
+
+class TopicChoices(BaseModel):
+    """What differs from cluster to cluster about our topics."""
+
+    kafka_replication: int | None = Field(
+        None, ge=1, le=7, description="Copies of each partition. Unset: asked of the cluster."
+    )
+    kafka_partitions: int = Field(
+        3, ge=1, le=512,
+        description="Partitions of prediction.served and feedback.recorded; a larger number is also given to existing ones.",
+    )  # fmt: skip
+
+
+class AdminSettings(KafkaSettings, TopicChoices, BaseSettings):
+    """For `python -m infra.kafka.topics` and `access`: variables `DRIFTWHEEL_KAFKA_…`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFTWHEEL_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
