@@ -1,6 +1,6 @@
 """Make what docker-compose.yml reads: `python -m infra.docker.prepare` writes `.driftwheel/compose/`, once.
 
-One env file per service with its own credentials, one for the administrator, the store's identities, the token keys.
+One env file per service with its own credentials, one for the administrator, the store's identities and certificates, the token keys.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from infra.local.credentials import SERVICES, Credentials, load_or_create, write_private
 from infra.local.environment import Addresses, database_url, service_environment
 from infra.local.settings import LocalSettings
-from infra.s3 import buckets
+from infra.s3 import buckets, security
 from shared.delivery.settings import KafkaSettings
 
 INSIDE = Addresses(
@@ -53,10 +53,13 @@ def prepare(folder: Path) -> None:
     credentials = load_or_create(folder / "secrets")
     for name, variables in environments(credentials).items():
         write_private(folder / f"{name}.env", "".join(f"{key}={value}\n" for key, value in variables.items()))
+    if not all((folder / name).exists() for name in security.FILES):
+        security.write(folder, seen_as=Path("/run/keys"))
     keys = {role: (key.access, key.secret) for role, key in credentials.s3.items()}
     readable = {
         "identities.json": json.dumps(buckets.identities(keys)),
         "jwks.json": (folder / "secrets" / "jwks.json").read_text(),
+        **{name: (folder / name).read_text() for name in security.FILES},
     }
     for (
         name,

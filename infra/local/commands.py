@@ -60,7 +60,7 @@ def up(
     Raises StartFailed, after stopping what was started.
     """
     wanted = LocalSettings.of(home, **settings)
-    wanted.home.mkdir(parents=True, exist_ok=True)
+    state.own(wanted.home)
     if state.running(wanted.home):
         found = state.read(wanted.home)
         say(

@@ -22,6 +22,10 @@ class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
     )
 
     home: Path = Field(ROOT / ".driftwheel", description="Folder of all state: data, logs, secrets.")
+    unprivileged: Path = Field(
+        Path("/var/lib/driftwheel"),
+        description="Only for root: folder that a process which gave up root can reach; PostgreSQL's data lie in it.",
+    )
     cache: Path = Field(
         Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "driftwheel",
         description="Folder of downloads that all stacks share, such as jars.",

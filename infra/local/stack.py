@@ -71,7 +71,7 @@ class Stack:
         """`settings` are fields of LocalSettings; the environment gives the rest."""
         self.settings = LocalSettings.of(home, **settings)
         self.home = self.settings.home
-        self.home.mkdir(parents=True, exist_ok=True)
+        state.own(self.home)
         self._lock = state.lock(self.home)
         self._id = uuid.uuid4().hex[:12]
         sweep(self.home, besides=self._id)

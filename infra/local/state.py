@@ -1,4 +1,4 @@
-"""The stack's public record, `stack.json`, and the lock that says a supervisor lives."""
+"""The stack's home: whose it is, its record `stack.json`, and the lock that says a supervisor lives."""
 
 import fcntl
 import json
@@ -18,6 +18,13 @@ class AlreadyRunning(Exception):
             "use it, or stop it with `driftwheel down`"
         )
         self.state = state
+
+
+def own(home: Path) -> None:
+    """Make the home, for nobody but us; files that this process and its children make from now on are ours alone."""
+    os.umask(0o077)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.chmod(0o700)  # an older one was open to all
 
 
 def lock(home: Path) -> IO[str]:

@@ -1,14 +1,13 @@
-"""SeaweedFS in one process: only its S3 port is meant for others; the rest is on loopback, guarded by tokens or off."""
+"""SeaweedFS in one process: only its S3 port is meant for others; the rest asks for a certificate of its own."""
 
 import json
-import secrets
 from pathlib import Path
 
 from infra.local.credentials import write_private
 from infra.local.part import Launch, Part
 from infra.local.ports import LOOPBACK
 from infra.local.site import Site, base_environment, script
-from infra.s3 import buckets
+from infra.s3 import buckets, security
 
 SOCKETS = Path("/tmp")
 SERVERS = ("master", "volume", "filer")
@@ -27,9 +26,7 @@ class Store(Part):
         site.folder("s3", "data")
         keys = {role: site.s3_key(role) for role in site.credentials.s3}
         write_private(folder / "identities.json", json.dumps(buckets.identities(keys)))
-        # Without these the volume server would hand any object to whoever reaches its port.
-        tokens = f'[jwt.signing]\nkey = "{secrets.token_hex(24)}"\n[jwt.signing.read]\nkey = "{secrets.token_hex(24)}"\n'
-        write_private(folder / "security.toml", tokens)
+        security.write(folder)
 
     def launch(self, site: Site) -> Launch:
         folder, port = site.folder("s3"), site.ports
@@ -46,7 +43,7 @@ class Store(Part):
             "volume.max": 0,
             "volume.preStopSeconds": 0,
             "filer": "true",
-            "filer.disableHttp": "true",  # the filer's own HTTP port knows no S3 credentials
+            "filer.disableHttp": "true",  # nobody needs the filer's HTTP port
             "filer.localSocket": _socket(folder, "filer", port["s3_filer"]),
             "s3": "true",
             "s3.port": port["s3"],
@@ -56,6 +53,7 @@ class Store(Part):
             "s3.localSocket": _socket(folder, "s3", port["s3"]),
             "s3.config": folder / "identities.json",
             "s3.autoCreateBucket": "false",
+            "s3.iam": "false",  # keys come from the file above, and from nowhere else
         }
         command = [
             script("weed"),

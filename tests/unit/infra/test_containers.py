@@ -11,6 +11,8 @@ import yaml
 from infra.docker.prepare import INSIDE, environments, prepare
 from infra.local.credentials import SERVICES, load_or_create
 from infra.local.parts import PARTS
+from infra.local.settings import LocalSettings
+from infra.local.site import Site
 from services.serving.engines import ENGINES, EngineOptions
 
 ROOT = Path(__file__).parents[3]
@@ -77,6 +79,29 @@ def test_the_engine_runs_with_the_flags_of_its_plug_in() -> None:
     assert CONTAINERS["engine"]["command"] == ENGINES["vllm"].command(options)
     inside = {"PYTHONPATH": "/app"}  # where the image has our code
     assert CONTAINERS["engine"]["environment"] == ENGINES["vllm"].environment(options) | inside
+
+
+def _flags(words: list[str]) -> dict[str, str]:
+    return dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
+
+
+def test_the_store_is_locked_like_the_embedded_one(tmp_path: Path) -> None:
+    ports = dict.fromkeys(PARTS["s3"].ports, 1)
+    command = PARTS["s3"].launch(Site(LocalSettings.of(tmp_path), load_or_create(tmp_path), ports)).command
+    embedded, container = _flags(list(command)), _flags(CONTAINERS["s3"]["command"].split())
+    differ = {name for name in embedded | container if embedded.get(name) != container.get(name)}
+    assert differ == {
+        "dir", "master.volumeSizeLimitMB", "volume.preStopSeconds", "s3.config", "s3.ip.bind", "s3.port", "s3.port.grpc",
+        "s3.localSocket", "filer.localSocket",
+        *(f"{server}.port{kind}" for server in ("master", "volume", "filer") for kind in ("", ".grpc")),
+    }  # fmt: skip
+    assert container["ip.bind"] == "127.0.0.1"
+    prepare(tmp_path / "compose")
+    mounted = dict(volume.split(":")[:2] for volume in CONTAINERS["s3"]["volumes"])
+    inside = {at for at in mounted.values() if at.startswith("/run/keys")}
+    named = (tmp_path / "compose" / "security.toml").read_text()
+    assert {word for word in named.split('"') if word.startswith("/")} == inside - {container["s3.config"]}
+    assert mounted["./.driftwheel/compose/security.toml"] == "/etc/seaweedfs/security.toml"
 
 
 @pytest.mark.parametrize("name", [n for n, c in CONTAINERS.items() if "build" in c])
