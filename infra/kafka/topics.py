@@ -9,12 +9,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from aiokafka.admin import NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from infra.kafka.admin import ClusterRefused, administrator
 from infra.kafka.settings import AdminSettings
-from shared.contracts.events import CONSUMERS, EVENTS, ModelDeclared
+from shared.contracts.events import CONSUMERS, EVENTS, STATE
 from shared.delivery.settings import KafkaSettings
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -48,7 +49,7 @@ def wanted() -> list[Topic]:
 
 def _event_topic(name: str) -> Topic:
     config = {"max.message.bytes": str(EVENT_BYTES)}
-    if name == ModelDeclared.topic:  # the newest policy of each model, forever
+    if name in {event.topic for event in STATE}:
         config |= {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)}
     else:
         config |= {"retention.ms": str(RETENTION_DAYS["event"] * DAY_MS)}
@@ -71,11 +72,14 @@ async def brokers(settings: KafkaSettings) -> int:
 async def ensure(settings: KafkaSettings, topics: Iterable[Topic], replication: int = 1) -> list[str]:
     """Create the missing topics and return their names, once every broker we ask knows them all.
 
-    Existing ones are left as they are. Raises TopicsMissing when the broker refuses one.
+    Existing ones are left as they are, but for one thing: what became state since is kept for ever from now on.
+    Raises TopicsMissing when the broker refuses one.
     """
     wanted = {topic.name: topic for topic in topics}
     async with administrator(settings) as admin:
-        missing = [wanted[name] for name in wanted.keys() - set(await admin.list_topics())]
+        existing = wanted.keys() & set(await admin.list_topics())
+        await _keep_state(admin, [wanted[name] for name in existing])
+        missing = [wanted[name] for name in wanted.keys() - existing]
         if not missing:
             return []
         answer = await admin.create_topics(
@@ -91,6 +95,33 @@ async def ensure(settings: KafkaSettings, topics: Iterable[Topic], replication: 
             while not wanted.keys() <= set(await admin.list_topics()):  # noqa: ASYNC110  the event is the brokers'
                 await asyncio.sleep(0.05)
         return created
+
+
+_POLICY = "cleanup.policy"
+_OWN = 1
+"""Source of a configuration entry that was set on the topic itself."""
+
+
+async def _keep_state(admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> None:
+    """Compact the topics that should be and are not. Whatever else was set on them stays."""
+    state = {topic.name: topic for topic in topics if topic.config.get(_POLICY) == "compact"}
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in state]
+    for answer in await admin.describe_configs(asked) if asked else []:
+        for code, reason, _, name, entries in answer.resources:
+            if code:
+                raise TopicsMissing(f"topic {name}: {for_code(code).__name__} {reason}")
+            own = {entry[0]: entry[1] for entry in entries if entry[3] == _OWN}
+            if own.get(_POLICY) != "compact":
+                config = own | dict(state[name].config)
+                config.pop("retention.ms", None)
+                await _alter(admin, name, config)
+
+
+async def _alter(admin: AIOKafkaAdminClient, name: str, config: Mapping[str, str]) -> None:
+    for answer in await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, dict(config))]):
+        for code, reason, *_ in answer.resources:
+            if code:
+                raise TopicsMissing(f"topic {name}: {for_code(code).__name__} {reason}")
 
 
 def main() -> None:

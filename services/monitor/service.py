@@ -82,7 +82,7 @@ class MonitorService:
                 promoted_at=self._clock.now(),
             )
         )
-        if event.drift_id:
+        if new and event.drift_id:
             await Flights(work).end(event.drift_id, "promoted", self._clock.now())
         if new and (serving is None or serving.sequence < event.sequence):
             by = f"version {event.model_version} became champion"

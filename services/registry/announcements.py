@@ -65,3 +65,8 @@ def promoted(
         reason=event.reason,
         drift_id=drift_id,
     )
+
+
+def restated(version: ModelVersion, previous: int | None, event: AliasEvent) -> ModelPromoted:
+    """The promotion that is in force, said again; the drift that led to it has ended long ago."""
+    return promoted(version, previous, event, None).model_copy(update={"restated": True})

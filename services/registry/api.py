@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from services.registry.catalogue import Catalogue
 from services.registry.documents import parse_policy
 from services.registry.domain import VersionState
+from services.registry.restating import Restating
 from services.registry.service import Registry
 from services.registry.views import (
     CardView,
@@ -51,7 +52,7 @@ class RollbackRequest(Contract):
     expected_champion: Number | None = None
 
 
-def make_api(registry: Registry, catalogue: Catalogue) -> APIRouter:
+def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> APIRouter:
     router = APIRouter()
 
     @router.post("/policies", tags=["policies"], openapi_extra=_POLICY)
@@ -158,5 +159,10 @@ def make_api(registry: Registry, catalogue: Catalogue) -> APIRouter:
             work, model, body.to, body.reason, caller.subject, body.expected_champion
         )
         return RollbackView.model_validate({"model": model, "champion": moved.champion})
+
+    @router.post("/restatements", tags=["models"])
+    async def restate(_caller: Writer) -> Json:
+        """Announce all policies and champions again, for a service whose database is new. Nobody else takes notice."""
+        return {"events": await restating.restate()}
 
     return router

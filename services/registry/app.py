@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from services.registry.api import make_api
 from services.registry.catalogue import Catalogue
 from services.registry.handlers import make_handlers
+from services.registry.restating import Restating
 from services.registry.service import Registry
 from services.registry.settings import Settings
 from shared.artifacts.objects import S3Objects
@@ -19,13 +20,15 @@ def create_app(settings: Settings) -> FastAPI:
     objects = S3Objects(
         settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
     )
-    registry = Registry(objects, SystemClock())
+    clock = SystemClock()
+    registry, restating = Registry(objects, clock), Restating(db, clock, settings.restate_seconds)
     return make_app(
         service="registry",
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "registry", [make_handlers(registry)]),
-        api=[make_api(registry, Catalogue(objects))],
+        api=[make_api(registry, Catalogue(objects), restating)],
+        background=[("restating", restating.run)],
         store=objects,
     )
 

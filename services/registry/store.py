@@ -29,6 +29,10 @@ class Store:
         query = select(LogicalModel).where(LogicalModel.name == name).with_for_update()
         return (await self._session.exec(query.execution_options(populate_existing=True))).first()
 
+    async def names(self) -> Sequence[str]:
+        """Of all declared models."""
+        return (await self._session.exec(select(LogicalModel.name).order_by(LogicalModel.name))).all()
+
     async def model(self, name: str) -> LogicalModel | None:
         return await self._session.get(LogicalModel, name)
 
@@ -81,6 +85,11 @@ class Store:
         """All of a model, in order."""
         query = select(AliasEvent).where(AliasEvent.model == model).order_by(col(AliasEvent.sequence))
         return (await self._session.exec(query)).all()
+
+    async def promotions(self, model: str, limit: int) -> Sequence[AliasEvent]:
+        """The newest moves of the champion, newest first."""
+        query = select(AliasEvent).where(AliasEvent.model == model, AliasEvent.alias == "champion")
+        return (await self._session.exec(query.order_by(col(AliasEvent.sequence).desc()).limit(limit))).all()
 
     async def rollout(self, rollout_id: str) -> Rollout | None:
         return await self._session.get(Rollout, rollout_id)

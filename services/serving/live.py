@@ -30,6 +30,7 @@ def build(
     return RoutingTable(
         {
             name: Route(
+                promoted=model.champion_version is not None,
                 champion=target(name, model.champion_version),
                 previous=target(name, model.previous_version),
                 base=base if model.champion_version is None else None,

@@ -34,8 +34,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How one model is answered now. Every target here is loaded and probed."""
+    """How one model is answered now. Every target here is loaded and probed; `promoted`: a champion is known."""
 
+    promoted: bool = False
     champion: Target | None = None
     previous: Target | None = None
     base: Target | None = None
@@ -76,7 +77,7 @@ class RoutingTable:
 
         Raises:
             NotFound: no such model, no such version loaded, or no challenger now.
-            Unavailable: the model has a champion, and it is not loaded (yet).
+            Unavailable: the model's champion is not known or not loaded (yet).
         """
         match = _NAME.fullmatch(name)
         route = self.routes.get(match["model"]) if match else None
@@ -114,4 +115,9 @@ def _champion(model: str, route: Route, *, in_rollout: bool) -> Choice:
         return Choice(model, target, "champion", rollout_id)
     if route.base is not None:
         return Choice(model, route.base, "base", rollout_id)
+    if not route.promoted:
+        raise Unavailable(
+            "No promoted version of this model is known yet.",
+            "Wait for its first rollout, or for the registry to announce its champion again.",
+        )
     raise Unavailable("The champion is not loaded yet.", "Try again in a few seconds.")

@@ -28,10 +28,11 @@ class ServingService:
         self._clock = clock
 
     async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
-        """From now on the name is known: the base may answer until there is a champion."""
+        """From now on the name is known; an older revision, or the same again, is no news."""
         model = await store.lock_model(work, event.model)
-        model.revision = max(model.revision, event.revision)
-        await store.announce(work)
+        if event.revision > model.revision:
+            model.revision = event.revision
+            await store.announce(work)
 
     async def approve(self, work: UnitOfWork, event: ModelApproved) -> None:
         """Plan a rollout. It starts when the adapter is loaded and probed, and no other rollout is running."""

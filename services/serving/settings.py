@@ -34,7 +34,10 @@ class Settings(ServiceSettings):
     base_served_name: str = Field(
         "base", description="The name under which the engine serves the base model."
     )
-    base_answers: bool = Field(True, description="Let the base model answer while a model has no champion.")
+    base_answers: bool = Field(
+        False,
+        description="Let the base model answer while no champion of a model is known, as in a new database.",
+    )
     max_in_flight: int = Field(
         64, ge=1, description="Requests in the engine at once; beyond it the answer is 429."
     )

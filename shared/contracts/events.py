@@ -27,6 +27,9 @@ from shared.contracts.text import (
 Count = Annotated[int, Field(ge=0)]
 Reason = Annotated[Text, Field(max_length=2_000)]
 Version = Annotated[int, Field(ge=1)]
+RESTATED = (
+    "Said again, for those who lost or never had it: no news to anybody who knows this revision or sequence."
+)
 ReplyTopic = Annotated[str, Field(pattern=r"\Areplies\.[a-z0-9][a-z0-9._-]{0,99}\z")]
 
 
@@ -76,6 +79,7 @@ class ModelDeclared(ModelEvent):
     revision: Version
     policy: Policy
     actor: Text = Field(max_length=200)
+    restated: bool = Field(False, description=RESTATED)
 
 
 class DatasetReady(ModelEvent):
@@ -316,6 +320,7 @@ class ModelPromoted(ModelEvent):
     actor: Text = Field(max_length=200)
     reason: Reason
     drift_id: Identifier | None = None
+    restated: bool = Field(False, description=RESTATED)
 
 
 class PredictionServed(Event):
@@ -397,6 +402,9 @@ EVENTS: tuple[type[Event], ...] = (
     FeedbackRecorded,
     DriftDetected,
 )
+
+STATE = (ModelDeclared, ModelPromoted)
+"""Events that are state: their topics are compacted, so the newest one of each key is kept for ever."""
 
 CONSUMERS: dict[str, tuple[str, ...]] = {
     ModelDeclared.topic: ("data", "trainer", "evaluator", "serving", "monitor"),

@@ -88,8 +88,8 @@ def outgoing(event: Event, envelope: Envelope, topic: str | None = None) -> Outg
 
 def references(payload: Any) -> list[str]:
     """The ids a trace can be asked for: every top-level text of an event that is short enough to be an id."""
-    if not isinstance(payload, dict):
-        return []
+    if not isinstance(payload, dict) or payload.get("restated") is True:
+        return []  # what is only said again belongs to no story
     found = {value for value in payload.values() if isinstance(value, str) and 0 < len(value) <= 128}
     # Not of single answers: the story of a version would drown in them.
     if isinstance(payload.get("model_version"), int) and "model" in payload and "answer_id" not in payload:

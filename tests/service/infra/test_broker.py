@@ -48,6 +48,28 @@ async def test_creating_topics_again_changes_nothing(kafka: KafkaBroker) -> None
     assert await topics.ensure(kafka.settings(), topics.wanted()) == []
 
 
+async def test_a_topic_that_became_state_is_compacted_and_keeps_what_else_was_set(kafka: KafkaBroker) -> None:
+    """As in an installation that is older than the decision."""
+    name = "test.state"
+    await topics.ensure(
+        kafka.settings(), [topics.Topic(name, 1, {"retention.ms": "60000", "max.message.bytes": "2000000"})]
+    )
+    state = topics.Topic(name, 1, {"cleanup.policy": "compact", "segment.ms": "86400000"})
+    for _ in range(2):
+        assert await topics.ensure(kafka.settings(), [state]) == []
+    real = (await configuration(kafka, [name]))[name]
+    assert (real["cleanup.policy"], real["segment.ms"]) == ("compact", "86400000")
+    assert real["max.message.bytes"] == "2000000"
+
+
+async def test_what_services_must_never_forget_is_compacted(kafka: KafkaBroker) -> None:
+    real = await configuration(kafka, ["model.declared", "model.promoted"])
+    assert {name: config["cleanup.policy"] for name, config in real.items()} == {
+        "model.declared": "compact",
+        "model.promoted": "compact",
+    }
+
+
 async def test_two_at_once_create_each_topic_once(kafka: KafkaBroker) -> None:
     new = [topics.Topic(f"test.race.{i}", 1) for i in range(5)]
     first, second = await asyncio.gather(*(topics.ensure(kafka.settings(), new) for _ in range(2)))

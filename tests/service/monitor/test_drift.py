@@ -155,8 +155,10 @@ async def test_a_promotion_opens_a_new_chapter(world: World) -> None:
     # Back to version 1: its old answers are not looked at again, and an older promotion changes nothing.
     await world.tell(promoted(world.dataset, sequence=3, version=1, rollback=True))
     await world.tell(promoted(world.dataset, sequence=2, version=2))
+    await world.tell(promoted(world.dataset, sequence=3, version=1, rollback=True, restated=True))
     health = await world.get("/health-of-versions", model=MODEL)
     assert health["champion"] == 1
+    assert await world.verdicts() == ["retrain"]
 
 
 async def test_only_the_champions_answers_count(world: World) -> None:

@@ -154,6 +154,7 @@ async def running(
         engine_url=small_engine.url,
         base_model=small_engine.base,
         max_rank=RANK,
+        base_answers=True,
         poll_seconds=0.5,
         rollout_seconds=0.1,
     )

@@ -68,8 +68,10 @@ def test_no_challenger_outside_a_rollout() -> None:
 
 def test_the_base_answers_only_where_the_route_allows_it() -> None:
     assert table(Route(base=BASE)).choose("support", "ann") == Choice("support", BASE, "base")
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="No promoted version"):
         table(Route()).choose("support", "ann")
+    with pytest.raises(Unavailable, match="not loaded yet"):
+        table(Route(promoted=True)).choose("support", "ann")
 
 
 def test_a_champion_that_is_not_loaded_is_replaced_by_the_one_before() -> None:
