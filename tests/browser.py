@@ -8,8 +8,6 @@ from typing import Any
 
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
-from services.console.session import COOKIE
-
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -43,7 +41,7 @@ async def visit(
         viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=url
     )
     if token:
-        await context.add_cookies([{"name": COOKIE, "value": token, "url": url}])
+        await context.request.post(f"{url}/login", form={"token": token}, headers={"origin": url})
     made = Visit(await context.new_page())
 
     def hear(message: ConsoleMessage) -> None:

@@ -12,7 +12,7 @@ from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
 from shared.delivery.kafka import connection
-from shared.http.auth import mint
+from shared.http.tokens import mint
 
 INTENTS = ("balance", "transfer", "card lost", "exchange rate")
 PHRASES = (

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from shared.http.auth import SCOPES
+from shared.http.tokens import SCOPES
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from examples.support.story import MODEL, Scale, Story, closed, tell
 from infra.local.settings import ROOT
 from infra.local.stack import Stack, StartFailed
 from infra.local.state import AlreadyRunning
-from shared.http.auth import mint
+from shared.http.tokens import mint
 
 HERE = Path(__file__).parent
 HOME = ROOT / ".driftwheel" / "demo"

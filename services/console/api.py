@@ -10,24 +10,31 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.console.live import Live
-from services.console.session import COOKIE, Monitoring, from_our_pages, inside
-from services.console.settings import Settings
+from services.console.session import COOKIE, Monitoring, Sessions, from_our_pages, inside
 from services.console.views import templates
-from shared.contracts.errors import DriftwheelError, Unauthenticated
+from shared.contracts.errors import Unauthenticated, Unavailable
+from shared.http.tokens import Authenticator
 
 PUBLIC_PATHS = ("/health/live", "/health/ready", "/health/startup", "/metrics", "/login", "/logout")
 """What answers without a token."""
-_LONGEST_TOKEN = 8_192
+_LONGEST_TOKEN = 2_900
+"""Sealed, it still fits a browser's cookie of 4 kB."""
+WHY = {
+    "invalid": "That token is not valid here, or has expired.",
+    "long": "That token is too long for a browser's cookie. Ask for one with fewer scopes.",
+    "away": "Tokens cannot be verified now. Try again in a few seconds.",
+}
+"""What the login page may say; an address can only choose among these."""
 
 
-def make_api(settings: Settings, live: Live) -> APIRouter:
+def make_api(authenticator: Authenticator, sessions: Sessions, live: Live) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/health/live")
     @router.get("/health/ready")
     @router.get("/health/startup")
     async def health() -> Response:
-        return JSONResponse({"ready": True, "reasons": []})
+        return JSONResponse({"ready": True, "reasons": await authenticator.problems()})
 
     @router.get("/metrics")
     async def metrics() -> Response:
@@ -35,7 +42,7 @@ def make_api(settings: Settings, live: Live) -> APIRouter:
 
     @router.get("/login")
     async def login_page(next: str = "/", why: str = "") -> Response:  # noqa: A002 (the field's usual name)
-        body = templates().get_template("login.html").render(next=inside(next), why=why)
+        body = templates().get_template("login.html").render(next=inside(next), why=WHY.get(why, ""))
         return HTMLResponse(body)
 
     @router.post("/login")
@@ -46,14 +53,11 @@ def make_api(settings: Settings, live: Live) -> APIRouter:
     ) -> Response:
         from_our_pages(request)
         token = token.strip()
-        try:
-            if len(token) > _LONGEST_TOKEN:
-                raise Unauthenticated("That is no token.", "Make one: driftwheel token.")
-            request.app.state.authenticator.caller(f"Bearer {token}")
-        except DriftwheelError as error:
-            return RedirectResponse(f"/login?next={quote(inside(next))}&why={quote(error.detail)}", 303)
+        why = "long" if len(token) > _LONGEST_TOKEN else await _refusal(authenticator, token)
+        if why:
+            return RedirectResponse(f"/login?next={quote(inside(next))}&why={why}", 303)
         answer = RedirectResponse(inside(next), 303)
-        answer.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=settings.secure_cookie)
+        sessions.begin(request, answer, token)
         return answer
 
     @router.post("/logout")
@@ -72,3 +76,14 @@ def make_api(settings: Settings, live: Live) -> APIRouter:
             yield event
 
     return router
+
+
+async def _refusal(authenticator: Authenticator, token: str) -> str:
+    """A key of WHY; empty for a good token."""
+    try:
+        await authenticator.caller(f"Bearer {token}")
+    except Unauthenticated:
+        return "invalid"
+    except Unavailable:
+        return "away"
+    return ""

@@ -7,21 +7,21 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.console.api import make_api
+from services.console.api import PUBLIC_PATHS, make_api
+from services.console.forms import FormGuard
 from services.console.live import Live
 from services.console.pages import PAGES
-from services.console.session import SignIn
+from services.console.session import Sessions, SignedIn, SignIn
 from services.console.settings import Settings
 from services.console.upstream import Answer, Upstream
 from services.console.views import ROOT, templates
 from shared.contracts.errors import DriftwheelError
-from shared.http.auth import Authenticator
 from shared.service.runtime import run_app
 from shared.telemetry import spans
 
@@ -75,11 +75,27 @@ def create_app(settings: Settings) -> FastAPI:
         await live.close()
         await upstream.close()
 
-    app = FastAPI(title="Driftwheel console", lifespan=lifespan, openapi_url=None, telemetry=spans.REQUESTS)
+    app = FastAPI(
+        title="Driftwheel console",
+        lifespan=lifespan,
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry=spans.REQUESTS,
+    )
+    authenticator = settings.authenticator()
+    sessions = Sessions(
+        settings.session_key.get_secret_value(), settings.session_seconds, settings.secure_cookie
+    )
     app.state.service = "console"
     app.state.upstream = upstream
-    app.state.authenticator = Authenticator(
-        settings.auth_jwks_file, settings.auth_issuer, settings.auth_audience
+    app.state.sessions = sessions
+    app.add_middleware(FormGuard, refuse=_trouble_of)
+    app.add_middleware(
+        SignedIn,
+        authenticator=authenticator,
+        sessions=sessions,
+        upstream=upstream,
+        public=PUBLIC_PATHS,
     )
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(SignIn, _sign_in)
@@ -87,7 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _broken)
-    app.include_router(make_api(settings, live))
+    app.include_router(make_api(authenticator, sessions, live))
     for router in PAGES.values():
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=ROOT / "static"))
@@ -96,14 +112,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _sign_in(request: Request, error: Exception) -> Response:
     assert isinstance(error, SignIn)
-    if request.url.path == "/live":
-        return Response(status_code=HTTPStatus.UNAUTHORIZED)
-    return RedirectResponse(error.location, HTTPStatus.SEE_OTHER)
+    return error.answer(request.url.path)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, DriftwheelError)
-    return trouble(error.status, error.detail, error.next_step)
+    return _trouble_of(error)
 
 
 async def _unreadable(_request: Request, _error: Exception) -> Response:
@@ -118,6 +132,10 @@ async def _http(_request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     log.error("page.failed", path=request.url.path, error=type(error).__name__, exc_info=error)
     return trouble(HTTPStatus.INTERNAL_SERVER_ERROR, "This page broke; it was logged.", "Other pages go on.")
+
+
+def _trouble_of(error: DriftwheelError) -> Response:
+    return trouble(error.status, error.detail, error.next_step)
 
 
 def trouble(status: int, detail: str, next_step: str) -> HTMLResponse:

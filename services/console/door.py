@@ -105,7 +105,7 @@ def token(seconds: float = TOKEN_SECONDS) -> str:
             "There is no token.",
             "Set DRIFTWHEEL_TOKEN, or start the local stack: driftwheel up.",
         )
-    from shared.http.auth import SCOPES, mint  # brings FastAPI, which a given token does not need
+    from shared.http.tokens import SCOPES, mint  # brings cryptography, which a given token does not need
 
     return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), seconds)
 

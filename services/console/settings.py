@@ -1,6 +1,6 @@
 """Settings of the console's pages: `DRIFTWHEEL_CONSOLE__<FIELD>`."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from shared.service.settings import HttpSettings, settings_config
 
@@ -19,4 +19,13 @@ class Settings(HttpSettings):
     pulse_seconds: float = Field(
         1, ge=0.2, le=60, description="Pause between two looks for news while somebody watches."
     )
-    secure_cookie: bool = Field(False, description="Send the session's cookie over HTTPS only.")
+    secure_cookie: bool | None = Field(
+        None,
+        description="Send the session's cookie over HTTPS only; unset: unless the browser asks this very machine.",
+    )
+    session_key: SecretStr = Field(
+        SecretStr(""), description="Seals sessions; the same for every replica. Empty: new at each start."
+    )
+    session_seconds: int = Field(
+        43_200, ge=60, le=604_800, description="A session ends after this long, or with its token."
+    )

@@ -57,7 +57,9 @@ Json = dict[str, Any]
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-def place(loc: Iterable[int | str]) -> str:
-    """Where in a document an error is. A key that is no plain name is not repeated: it is input like any other."""
+def place(loc: Iterable[int | str], *, unknown_key: bool = False) -> str:
+    """Where in a document an error is. A key that nobody knows, or that is no plain name, is input: not repeated."""
     parts = [str(part) if _PRINTABLE.fullmatch(str(part)) else "?" for part in loc]
+    if unknown_key:
+        parts[-1:] = ["?"]
     return ".".join(parts[:12]) or "the body"

@@ -1,141 +1,103 @@
-"""Who calls and what they may do: EdDSA tokens with scopes, verified against a key set. No route without a scope."""
+"""Who calls, found out before anything else; and what each route demands of them. No route without a scope."""
 
-import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Collection
+from typing import Any
 
 from fastapi import Depends, Request
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OKPKey
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared.contracts.errors import Forbidden, Unauthenticated
+from shared.contracts.errors import DriftwheelError, Unauthenticated
+from shared.contracts.text import ModelName
+from shared.http.problems import problem_of
+from shared.http.tokens import SCOPES, Authenticator, Caller
 
-SCOPES = frozenset(
-    {
-        "admin",
-        "chat",
-        "data:read",
-        "data:write",
-        "eval:read",
-        "feedback",
-        "model:read",
-        "model:write",
-        "monitor:read",
-        "run:read",
-        "run:write",
-    }
-)
-"""Every scope there is; `admin` implies all others."""
-
-ALGORITHMS = ["Ed25519", "EdDSA"]
-"""RFC 9864 names the curve; issuers from before it still say EdDSA."""
-
-_LEEWAY_SECONDS = 30
-_RELOAD_SECONDS = 5.0
+__all__ = [
+    "Authentication",
+    "Authenticator",
+    "Caller",
+    "requires",
+    "requires_for_model",
+    "requires_for_some_model",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    subject: str
-    scopes: frozenset[str]
+class Authentication:
+    """No request goes further without a valid token, and none of its body is read before; GETs of `public` paths do.
 
-    def may(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+    It knows no routes: what does not exist is 401 to a stranger as well.
+    """
 
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, public: Collection[str]) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._public = public
 
-class Authenticator:
-    """Verifies bearer tokens. The key file is read again when it changes, so keys rotate without a restart."""
-
-    def __init__(self, jwks_file: Path, issuer: str, audience: str) -> None:
-        self._file = jwks_file
-        self._claims = jwt.JWTClaimsRegistry(
-            leeway=_LEEWAY_SECONDS,
-            iss={"essential": True, "value": issuer},
-            aud={"essential": True, "value": audience},
-            sub={"essential": True},
-            exp={"essential": True},
-        )
-        self._keys: KeySet | None = None
-        self._changed = 0
-        self._looked = 0.0
-
-    def _key_set(self) -> KeySet:
-        now = time.monotonic()
-        if self._keys is None or now - self._looked > _RELOAD_SECONDS:
-            self._looked = now
-            changed = self._file.stat().st_mtime_ns
-            if changed != self._changed:
-                self._keys = KeySet.import_key_set(json.loads(self._file.read_bytes()))
-                self._changed = changed
-        return cast(KeySet, self._keys)
-
-    def caller(self, authorization: str | None) -> Caller:
-        """The caller of an `Authorization` header. Raises Unauthenticated, without saying why in detail."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated("This call needs a bearer token.", "Make one: driftwheel token --scope …")
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (
+            scope["path"] in self._public and scope.get("method") in {"GET", "HEAD"}
+        ):
+            await self._app(scope, receive, send)
+            return
         try:
-            decoded = jwt.decode(token, self._key_set(), algorithms=ALGORITHMS)
-            self._claims.validate(decoded.claims)
-        except (JoseError, ValueError, TypeError) as error:
-            raise Unauthenticated(
-                "The token is not valid here, or has expired.", "Make a new one: driftwheel token."
-            ) from error
-        subject, scope = decoded.claims["sub"], decoded.claims.get("scope", "")
-        if not isinstance(subject, str) or not isinstance(scope, str) or not subject or len(subject) > 200:
-            raise Unauthenticated(
-                "The token names no usable subject or scope.", "Make a new one: driftwheel token."
-            )
-        return Caller(subject, frozenset(scope.split()) & SCOPES)
+            scope.setdefault("state", {})["caller"] = await self._authenticator.caller(_authorization(scope))
+        except DriftwheelError as error:
+            await problem_of(error, scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
-def requires(scope: str) -> Any:
-    """A dependency for a route's parameter: `caller: Annotated[Caller, requires("data:write")]`."""
-    if scope not in SCOPES:
-        raise ValueError(f"unknown scope {scope!r}")
-
-    async def authorise(request: Request) -> Caller:  # async: no thread per request for a signature check
-        return authorise_request(request, scope)
-
-    authorise.scope = scope  # type: ignore[attr-defined]  # read by the test that no route lacks one
-    return Depends(authorise)
+def _authorization(scope: Scope) -> str | None:
+    found = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+    return found[0] if len(found) == 1 else None
 
 
-def authorise_request(request: Request, scope: str) -> Caller:
-    """The same check for a route outside FastAPI. Raises Unauthenticated or Forbidden."""
-    authenticator: Authenticator = request.app.state.authenticator
-    caller = authenticator.caller(request.headers.get("authorization"))
-    if not caller.may(scope):
-        raise Forbidden(
-            f"This call needs the scope {scope}.", f"Make a token with it: driftwheel token --scope {scope}"
-        )
+def caller_of(request: Request) -> Caller:
+    """Whom `Authentication` let pass. Raises Unauthenticated where it did not stand in front."""
+    caller = getattr(request.state, "caller", None)
+    if not isinstance(caller, Caller):
+        raise Unauthenticated("This call needs a bearer token.", "Make one: driftwheel token --scope …")
     return caller
 
 
-def mint(
-    private_key: OKPKey,
-    subject: str,
-    scopes: list[str],
-    ttl_seconds: float,
-    *,
-    issuer: str = "driftwheel",
-    audience: str = "driftwheel",
-    now: Callable[[], float] = time.time,
-) -> str:
-    """A token signed with an Ed25519 private key. Raises ValueError for an unknown scope."""
-    if unknown := sorted(set(scopes) - SCOPES):
-        raise ValueError(f"unknown scope {', '.join(unknown)}; there are {', '.join(sorted(SCOPES))}")
-    issued = int(now())
-    claims = {
-        "iss": issuer,
-        "aud": audience,
-        "sub": subject,
-        "scope": " ".join(sorted(set(scopes))),
-        "iat": issued,
-        "exp": issued + int(ttl_seconds),
-    }
-    return jwt.encode({"alg": "Ed25519", "kid": private_key.kid}, claims, private_key, algorithms=ALGORITHMS)
+def requires(scope: str) -> Any:
+    """A dependency for a route's parameter: `caller: Annotated[Caller, requires("data:write")]`.
+
+    The scope must reach every model.
+    """
+
+    async def authorise(request: Request) -> Caller:  # async: no thread per request
+        caller = caller_of(request)
+        caller.demand(scope)
+        return caller
+
+    return _dependency(authorise, scope)
+
+
+def requires_for_model(scope: str) -> Any:
+    """The same for a route with a parameter `model`, in its path or query: the scope must reach that model."""
+
+    async def authorise(request: Request, model: ModelName | None = None) -> Caller:
+        caller = caller_of(request)
+        caller.demand(scope, model)
+        return caller
+
+    return _dependency(authorise, scope)
+
+
+def requires_for_some_model(scope: str) -> Any:
+    """The same for a route that learns of its model later, and then calls `caller.demand(scope, model)`."""
+
+    async def authorise(request: Request) -> Caller:
+        caller = caller_of(request)
+        if not caller.models(scope):
+            caller.demand(scope)
+        return caller
+
+    return _dependency(authorise, scope)
+
+
+def _dependency(authorise: Any, scope: str) -> Any:
+    if scope not in SCOPES:
+        raise ValueError(f"unknown scope {scope!r}")
+    authorise.scope = scope  # read by the test that no route lacks one
+    return Depends(authorise)

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from typing import Annotated, TypeVar
 
 import structlog
-import uvicorn
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from faststream.kafka import KafkaBroker
@@ -25,8 +24,9 @@ from shared.delivery.bus import Consumption, Progress, check_topics, make_produc
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.outbox import Relay
 from shared.delivery.unit_of_work import Database, UnitOfWork
-from shared.http.auth import Authenticator, Caller, requires
-from shared.http.web import BodyGuard, HttpWork, install_errors
+from shared.http.auth import Caller, requires
+from shared.http.server import server
+from shared.http.web import HttpWork, guard
 from shared.jobs.worker import Jobs
 from shared.operations import trace
 from shared.operations.backlog import Backlog
@@ -108,8 +108,9 @@ def make_app(
             await asyncio.wait_for(db.ping(), 2)
         except Exception as error:  # noqa: BLE001 (any failure means the same: not ready)
             found.append(f"database: {type(error).__name__}")
-        return [*found, *(await ready() if ready else [])]
+        return [*found, *await authenticator.problems(), *(await ready() if ready else [])]
 
+    authenticator = settings.authenticator()
     lag = Lag(service, broker, settings)
     backlog = Backlog(service, db, topics, settings.stalled_after_seconds)
     lifecycle.problems = problems
@@ -136,18 +137,25 @@ def make_app(
             await db.close()
 
     app = FastAPI(
-        title=f"Driftwheel {service}", lifespan=lifespan, docs_url=None, redoc_url=None, telemetry=REQUESTS
+        title=f"Driftwheel {service}",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=REQUESTS,
     )
     app.state.service = service
     app.state.db = db
     app.state.store = store
     app.state.lifecycle = lifecycle
     app.state.lag = lag
-    app.state.authenticator = Authenticator(
-        settings.auth_jwks_file, settings.auth_issuer, settings.auth_audience
+    guard(
+        app,
+        authenticator,
+        public=PUBLIC_PATHS,
+        max_body_bytes=settings.max_body_bytes,
+        streamed=streamed,
     )
-    app.add_middleware(BodyGuard, limit=settings.max_body_bytes, streamed=frozenset(streamed))
-    install_errors(app)
     app.include_router(_operations(service, lifecycle, broker, progress, lag, waits))
     app.include_router(make_event_operations(service, broker, settings))
     for router in api:
@@ -276,18 +284,7 @@ def run_app(create_app: Callable[[S], FastAPI], settings_type: type[S]) -> None:
     """Serve until SIGTERM. Ends the process even if a thread still works: its job is taken up again elsewhere."""
     settings = settings_type()
     configure(settings.service, settings.log_level, settings.otlp_endpoint)
-    config = uvicorn.Config(
-        create_app(settings),
-        host=settings.http_host,
-        port=settings.http_port,
-        http="httptools",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        h11_max_incomplete_event_size=16_384,
-        timeout_graceful_shutdown=20,
-    )
-    uvicorn.Server(config).run()
+    server(create_app(settings), settings.http_host, settings.http_port).run()
     flush()
     os._exit(0)
 

@@ -3,12 +3,14 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self, cast
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.delivery.settings import DeliverySettings
+from shared.http.jwks import KeyFile, KeyUrl, check_url
+from shared.http.tokens import ALGORITHMS, LONGEST_LIFE_SECONDS, Algorithm, Authenticator, Revoked
 
 
 def settings_config(service: str) -> SettingsConfigDict:
@@ -27,9 +29,23 @@ class HttpSettings(BaseSettings):
         "127.0.0.1", description="Interface to listen on; loopback unless a proxy is in front."
     )
     http_port: int = Field(0, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
-    auth_jwks_file: Path = Field(description="JSON Web Key Set with the public keys that sign tokens.")
+    auth_jwks_file: Path | None = Field(
+        None, description="JSON Web Key Set with the public keys that sign tokens; or give a URL."
+    )
+    auth_jwks_url: Annotated[str, AfterValidator(check_url)] | None = Field(
+        None, description="Where an identity provider publishes its keys, https: instead of a file."
+    )
     auth_issuer: str = Field("driftwheel", description="Required `iss` of a token.")
     auth_audience: str = Field("driftwheel", description="Required `aud` of a token.")
+    auth_algorithms: tuple[Algorithm, ...] = Field(
+        ALGORITHMS, min_length=1, description="Signatures accepted: of Ed25519, EdDSA, ES256 and RS256."
+    )
+    auth_revoked_file: Path | None = Field(
+        None, description="Ids (`jti`) of revoked tokens, one a line; read again when it changes."
+    )
+    auth_longest_life_seconds: float = Field(
+        LONGEST_LIFE_SECONDS, gt=0, description="A token that lives longer, from `iat` to `exp`, is refused."
+    )
     log_level: str = Field(
         "INFO", pattern=r"\A(DEBUG|INFO|WARNING|ERROR)\z", description="Least severe log shown."
     )
@@ -45,6 +61,24 @@ class HttpSettings(BaseSettings):
             .removesuffix("__")
             .lower()
         )
+
+    def authenticator(self) -> Authenticator:
+        """What verifies tokens here."""
+        keys = KeyUrl(self.auth_jwks_url) if self.auth_jwks_url else KeyFile(cast(Path, self.auth_jwks_file))
+        return Authenticator(
+            keys,
+            self.auth_issuer,
+            self.auth_audience,
+            self.auth_algorithms,
+            Revoked(self.auth_revoked_file) if self.auth_revoked_file else None,
+            self.auth_longest_life_seconds,
+        )
+
+    @model_validator(mode="after")
+    def _one_source_of_keys(self) -> Self:
+        if (self.auth_jwks_file is None) == (self.auth_jwks_url is None):
+            raise ValueError("give exactly one of auth_jwks_file and auth_jwks_url")
+        return self
 
     @model_validator(mode="after")
     def _no_unknown_variables(self) -> Self:

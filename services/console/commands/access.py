@@ -35,7 +35,7 @@ def token(
 
     Example: driftwheel token --scope chat --scope feedback --subject alice --ttl 1h
     """
-    from shared.http.auth import mint
+    from shared.http.tokens import mint
 
     key = signing_key()
     if key is None:

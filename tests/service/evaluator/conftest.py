@@ -25,7 +25,7 @@ from shared.contracts.events import Cost, Event, ModelDeclared, ModelPromoted, M
 from shared.contracts.policy import Gate, Generation, Policy, Recipe
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from shared.jobs.attempts import Attempt
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store

@@ -10,7 +10,7 @@ import pytest
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from tests.service.infra.conftest import Watched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]

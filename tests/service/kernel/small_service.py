@@ -1,6 +1,7 @@
 """A whole service in this process: one route, one topic, one handler, one job, on real Kafka and PostgreSQL."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 from fastapi import APIRouter, FastAPI
+from joserfc.jwk import OKPKey
 
 from infra.kafka import topics
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.unit_of_work import Database
+from shared.http.tokens import mint
 from shared.http.web import HttpWork
 from shared.jobs.attempts import Attempt
 from shared.jobs.worker import Jobs, defer
@@ -50,8 +53,10 @@ class SmallService:
         kafka.create(topics.Topic(f"{self.topic}.data.dlq", 1))
         monkeypatch.setattr(FeedbackRecorded, "topic", self.topic)
         monkeypatch.setitem(EVENT_BY_TOPIC, self.topic, FeedbackRecorded)
-        jwks.write_text('{"keys": []}')
         self.settings = Settings(database_url=url, auth_jwks_file=jwks, **kafka.settings().model_dump())
+        key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, auto_kid=True)
+        jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
+        self.caller = {"authorization": f"Bearer {mint(key, 'ann', ['admin'], 600)}"}
         self.held = threading.Event()
 
     def app(self, *, worker: bool = True) -> FastAPI:

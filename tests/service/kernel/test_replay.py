@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from shared.contracts.errors import Conflict, Invalid
 from shared.contracts.events import FeedbackRecorded
 from shared.delivery.bus import make_broker
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from shared.operations import replay
 from shared.operations.replay import Replay, Start
 from tests.service.kernel.small_service import SmallService
@@ -181,8 +181,8 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
 
     with TestClient(service.app(worker=False)) as client:
         sync_until(lambda: client.get("/health/startup").json()["started"], "the start")
-        client.post("/judgements/poison")
-        client.post("/judgements/well")
+        client.post("/judgements/poison", headers=headers("admin"))
+        client.post("/judgements/well", headers=headers("admin"))
         path = f"{service.topic}/0/0"
 
         def counted() -> Any:

@@ -65,7 +65,7 @@ def test_a_request_its_event_and_the_handler_are_one_trace(
     service: SmallService, recorded: InMemorySpanExporter
 ) -> None:
     with TestClient(service.app()) as client, capture_logs([telemetry._with_trace_id]) as lines:
-        event_id = client.post("/judgements/one", headers=CALLER).json()["event_id"]
+        event_id = client.post("/judgements/one", headers=CALLER | service.caller).json()["event_id"]
         status = until(lambda: service.sent("accepted", "one"), "what the handler announced")
         request = named(recorded, "POST /judgements/{name}")
         sent, handled = named(recorded, f"send {service.topic}"), named(recorded, f"process {service.topic}")
@@ -101,7 +101,7 @@ def test_a_job_has_a_trace_of_its_own_that_links_to_its_cause(
     service: SmallService, recorded: InMemorySpanExporter
 ) -> None:
     with TestClient(service.app()) as client:
-        client.post("/judgements/two", headers=CALLER)
+        client.post("/judgements/two", headers=CALLER | service.caller)
         status = until(lambda: service.sent("started", "two"), "what the job announced")
         job = named(recorded, f"job {JOB}")
     assert trace_id(job) != TRACE
@@ -175,7 +175,7 @@ def test_a_handler_that_fails_says_so_without_quoting_anything(
     service: SmallService, recorded: InMemorySpanExporter
 ) -> None:
     with TestClient(service.app()) as client:
-        client.post("/judgements/poison", headers=CALLER)
+        client.post("/judgements/poison", headers=CALLER | service.caller)
         handled = named(recorded, f"process {service.topic}")
     assert handled.status.status_code is StatusCode.ERROR
     assert (handled.attributes or {})["error.type"] == "ValueError"
@@ -187,7 +187,7 @@ def test_probes_and_scrapes_have_no_span(service: SmallService, recorded: InMemo
     with TestClient(service.app()) as client:
         for path in ("/health/live", "/health/ready", "/metrics"):
             client.get(path)
-        client.get("/nowhere", headers={"traceparent": "not one"})
+        client.get("/nowhere", headers={"traceparent": "not one"} | service.caller)
     names: dict[str, Any] = {one.name: one for one in recorded.get_finished_spans()}
     assert list(names) == ["GET"]
     assert names["GET"].attributes["http.response.status_code"] == 404

@@ -38,7 +38,7 @@ from shared.contracts.events import (
 )
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from shared.jobs.worker import Jobs
 from shared.service.clock import ManualClock
 from tests.conftest import PostgresServer, S3Store

@@ -12,7 +12,7 @@ from joserfc.jwk import OKPKey
 from infra.local.stack import Stack
 from shared.artifacts.objects import S3Objects
 from shared.contracts.events import Event
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from tests.conftest import KafkaBroker
 from tests.loop import Platform, until
 from tests.service.monitor import events

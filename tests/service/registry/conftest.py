@@ -23,7 +23,7 @@ from shared.contracts.events import Cost, Event, ModelEvaluated, ModelTrained, O
 from shared.contracts.policy import Recipe
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 

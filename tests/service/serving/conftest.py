@@ -25,7 +25,7 @@ from shared.contracts.events import Event
 from shared.contracts.policy import Ramp
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from tests.service.serving.small_engine import SmallEngine
 
 _numbers = itertools.count(1)

@@ -28,7 +28,7 @@ from shared.contracts.events import DatasetReady, Event, ModelDeclared, ModelRej
 from shared.contracts.policy import Budget, Policy, Recipe
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import mint
+from shared.http.tokens import mint
 from shared.jobs.attempts import Attempt
 from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock

@@ -8,16 +8,19 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
 from services.console.door import Exit
-from shared.http.auth import SCOPES, Authenticator
+from shared.http.jwks import KeyFile
+from shared.http.tokens import SCOPES, Authenticator
 from tests.unit.console.conftest import Command, Door
 
 
-def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_path: Path) -> None:
+async def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_path: Path) -> None:
     result = nowhere("token", "--scope", "chat", "--scope", "feedback", "--subject", "alice", "--ttl", "1h")
     assert result.exit_code == Exit.OK
     jwks = tmp_path / "jwks.json"
     jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    caller = Authenticator(jwks, "driftwheel", "driftwheel").caller(f"Bearer {result.stdout.strip()}")
+    caller = await Authenticator(KeyFile(jwks), "driftwheel", "driftwheel").caller(
+        f"Bearer {result.stdout.strip()}"
+    )
     assert caller.subject == "alice"
     assert caller.scopes == {"chat", "feedback"}
     claims = jwt.decode(result.stdout.strip(), key, algorithms=["Ed25519", "EdDSA"]).claims
@@ -25,7 +28,7 @@ def test_a_token_is_one_the_services_accept(nowhere: Command, key: OKPKey, tmp_p
     assert result.stderr == ""
 
 
-def test_open_signs_in_behind_the_hash_where_no_server_sees_it(
+async def test_open_signs_in_behind_the_hash_where_no_server_sees_it(
     nowhere: Command, key: OKPKey, tmp_path: Path
 ) -> None:
     result = nowhere("open", "/runs", "--print", DRIFTWHEEL_URL="http://127.0.0.1:1")
@@ -33,7 +36,8 @@ def test_open_signs_in_behind_the_hash_where_no_server_sees_it(
     assert address == "http://127.0.0.1:1/login?next=/runs"
     jwks = tmp_path / "jwks.json"
     jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    assert Authenticator(jwks, "driftwheel", "driftwheel").caller(f"Bearer {token}").may("admin")
+    caller = await Authenticator(KeyFile(jwks), "driftwheel", "driftwheel").caller(f"Bearer {token}")
+    assert caller.may("admin")
 
 
 def test_a_token_as_json(nowhere: Command, key: OKPKey) -> None:

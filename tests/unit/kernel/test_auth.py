@@ -11,17 +11,24 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OctKey, OKPKey
 
 from shared.contracts.errors import Unauthenticated
-from shared.http.auth import SCOPES, Authenticator, Caller, mint, requires
+from shared.http.auth import requires
+from shared.http.jwks import KeyFile
+from shared.http.tokens import SCOPES, Authenticator, Caller, mint
 
 KEY = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})
 STRANGER = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})
 
 
 @pytest.fixture
-def authenticator(tmp_path: Path) -> Authenticator:
+def key_file(tmp_path: Path) -> Path:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps(KeySet([KEY]).as_dict(private=False)))
-    return Authenticator(file, "driftwheel", "driftwheel")
+    return file
+
+
+@pytest.fixture
+def authenticator(key_file: Path) -> Authenticator:
+    return Authenticator(KeyFile(key_file), "driftwheel", "driftwheel")
 
 
 def token(key: Any = KEY, alg: str = "Ed25519", **changes: Any) -> str:
@@ -36,8 +43,8 @@ def token(key: Any = KEY, alg: str = "Ed25519", **changes: Any) -> str:
     return jwt.encode({"alg": alg, "kid": "k1"}, claims, key, algorithms=[alg])
 
 
-def test_a_minted_token_is_accepted(authenticator: Authenticator) -> None:
-    caller = authenticator.caller(f"Bearer {mint(KEY, 'ann', ['chat', 'feedback'], 60)}")
+async def test_a_minted_token_is_accepted(authenticator: Authenticator) -> None:
+    caller = await authenticator.caller(f"Bearer {mint(KEY, 'ann', ['chat', 'feedback'], 60)}")
     assert caller == Caller("ann", frozenset({"chat", "feedback"}))
     assert caller.may("chat")
     assert not caller.may("data:write")
@@ -81,25 +88,27 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_tokens_are_refused_without_detail(authenticator: Authenticator, case: str) -> None:
+async def test_bad_tokens_are_refused_without_detail(authenticator: Authenticator, case: str) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        authenticator.caller(BAD[case]())
+        await authenticator.caller(BAD[case]())
     assert "driftwheel token" in refused.value.next_step
 
 
-def test_unknown_scopes_give_nothing(authenticator: Authenticator) -> None:
-    assert authenticator.caller(f"Bearer {token(scope='root everything')}").scopes == frozenset()
+async def test_unknown_scopes_give_nothing(authenticator: Authenticator) -> None:
+    assert (await authenticator.caller(f"Bearer {token(scope='root everything')}")).scopes == frozenset()
     with pytest.raises(ValueError, match="unknown scope"):
         mint(KEY, "ann", ["everything"], 60)
     with pytest.raises(ValueError, match="unknown scope"):
         requires("everything")
 
 
-def test_keys_rotate_without_a_restart(authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert authenticator.caller(f"Bearer {token()}").subject == "ann"
-    authenticator._file.write_text(json.dumps(KeySet([STRANGER]).as_dict(private=False)))
+async def test_keys_rotate_without_a_restart(
+    authenticator: Authenticator, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await authenticator.caller(f"Bearer {token()}")).subject == "ann"
+    key_file.write_text(json.dumps(KeySet([STRANGER]).as_dict(private=False)))
     later = time.monotonic() + 60
-    monkeypatch.setattr("shared.http.auth.time.monotonic", lambda: later)
+    monkeypatch.setattr("shared.http.jwks.time.monotonic", lambda: later)
     with pytest.raises(Unauthenticated):
-        authenticator.caller(f"Bearer {token()}")
-    assert authenticator.caller(f"Bearer {token(STRANGER)}").subject == "ann"
+        await authenticator.caller(f"Bearer {token()}")
+    assert (await authenticator.caller(f"Bearer {token(STRANGER)}")).subject == "ann"

@@ -3,14 +3,19 @@
 import json
 from typing import Annotated, Any
 
+import psycopg
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import Field
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from shared.contracts.errors import GateRefused, NotFound, Unavailable
 from shared.contracts.text import Contract, Text
-from shared.http.web import BodyGuard, install_errors
+from shared.http.bodies import BodyGuard
+from shared.http.problems import install_errors
 
 SECRET = "the-customer's-secret"
 
@@ -48,7 +53,23 @@ def client() -> TestClient:
     async def bug() -> None:
         raise RuntimeError(SECRET)
 
+    @app.get("/fails/{name}")
+    async def fails(name: str) -> None:
+        raise FAILURES[name]
+
     return TestClient(app, raise_server_exceptions=False)
+
+
+FAILURES: dict[str, Exception] = {
+    "no connection": psycopg.OperationalError("connection refused"),
+    "no connection, wrapped": DBAPIError("SELECT", None, psycopg.OperationalError("connection refused")),
+    "no connection free": PoolTimeout(),
+    "server stops": psycopg.errors.AdminShutdown(),
+    "deadlock": psycopg.errors.DeadlockDetected(),
+    "broker away": KafkaConnectionError(),
+    "connection reset": ConnectionResetError(),
+    "too late": TimeoutError(),
+}
 
 
 BAD_BODIES: dict[str, bytes] = {
@@ -111,6 +132,20 @@ def test_expected_errors_become_problems(client: TestClient, path: str, status: 
     assert response.status_code == status
     assert response.json()["retryable"] is retryable
     assert ("retry-after" in response.headers) is retryable
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_passes_by_itself_may_be_tried_again(client: TestClient, name: str) -> None:
+    response = client.get(f"/fails/{name}")
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert response.json()["retryable"] is True
+
+
+def test_a_key_that_nobody_knows_is_not_repeated(client: TestClient) -> None:
+    response = client.post("/things", json={"text": "a", "share": 1, "patient_0815": 1})
+    assert response.status_code == 422
+    assert "patient" not in response.text
 
 
 def test_openai_paths_get_openai_errors(client: TestClient) -> None:

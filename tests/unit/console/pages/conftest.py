@@ -14,7 +14,7 @@ from joserfc.jwk import OKPKey
 from services.console.app import create_app
 from services.console.session import COOKIE
 from services.console.settings import Settings
-from shared.http.auth import SCOPES, mint
+from shared.http.tokens import SCOPES, mint
 
 
 @dataclass
@@ -50,7 +50,11 @@ class Browser:
     key: OKPKey
 
     def signs_in(self, *scopes: str) -> None:
-        self.http.cookies.set(COOKIE, mint(self.key, "ann", list(scopes), 600))
+        app: Any = self.http.app
+        self.http.cookies.set(COOKIE, app.state.sessions.seal(self.token(*scopes)))
+
+    def token(self, *scopes: str) -> str:
+        return mint(self.key, "ann", scopes, 600)
 
     def sees(self, path: str, status: int = 200) -> str:
         """The page, as HTML."""

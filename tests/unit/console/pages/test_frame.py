@@ -30,7 +30,7 @@ def test_a_stranger_is_sent_to_the_login_and_back(browser: Browser) -> None:
 
 
 def test_a_token_becomes_a_cookie_that_no_script_reads(browser: Browser) -> None:
-    token = browser.http.cookies["driftwheel_token"]
+    token = browser.token("run:read")
     browser.http.cookies.clear()
     answer = browser.sends("/login", token=f" {token}\n", next="//elsewhere.example/x")
     assert answer.headers["location"] == "/"
