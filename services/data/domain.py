@@ -44,7 +44,7 @@ class Declared(Table, table=True):
     policy: dict[str, Any] = Field(sa_type=JSONB)
 
     def parsed(self) -> Policy:
-        return Policy.model_validate(self.policy)
+        return Policy.stored(self.policy)
 
 
 class Champion(Table, table=True):

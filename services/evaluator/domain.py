@@ -73,7 +73,7 @@ class Declared(Table, table=True):
         return _GATES.validate_python(self.gates)
 
     def parsed_generation(self) -> Generation:
-        return Generation.model_validate(self.generation)
+        return Generation.stored(self.generation)
 
 
 class Champion(Table, table=True):

@@ -43,10 +43,10 @@ class Watched(Table, table=True):
     retrain: dict[str, Any] = Field(sa_type=JSONB)
 
     def rule(self) -> DriftPolicy:
-        return DriftPolicy.model_validate(self.drift)
+        return DriftPolicy.stored(self.drift)
 
     def governor(self) -> RetrainGovernor:
-        return RetrainGovernor.model_validate(self.retrain)
+        return RetrainGovernor.stored(self.retrain)
 
 
 class Promotion(Table, table=True):

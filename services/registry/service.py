@@ -232,7 +232,7 @@ class Registry:
         row = await store.policy(model.name, model.revision)
         if row is None:
             raise NotFound("This model has no policy.", "Declare it: driftwheel apply POLICY.yaml")
-        return Policy.model_validate(row.policy)
+        return Policy.stored(row.policy)
 
     async def _version(self, store: Store, model: str, number: int) -> ModelVersion:
         version = await store.version(model, number)

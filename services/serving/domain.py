@@ -114,7 +114,7 @@ class Rollout(Table, table=True):
 
     @property
     def ramp(self) -> Ramp:
-        return Ramp.model_validate(self.plan)
+        return Ramp.stored(self.plan)
 
     @property
     def weight(self) -> float:

@@ -105,7 +105,7 @@ class Trainer:
             return None if run.state in ENDED else run
 
     async def _train(self, attempt: Attempt, run: Run) -> None:
-        recipe = Recipe.model_validate(run.recipe)
+        recipe = Recipe.stored(run.recipe)
         if base_digest(self._settings.base_model) != run.base_digest:
             raise TrainingFailed(
                 "the base model is another one than when this run was accepted.", "Request it again."
@@ -166,7 +166,7 @@ class Trainer:
         return training
 
     async def _steps(self, attempt: Attempt, run: Run, training: Training, compute: Compute) -> None:
-        every = Recipe.model_validate(run.recipe).checkpoint_every
+        every = Recipe.stored(run.recipe).checkpoint_every
         pace = Pace(training.step, training.total, self._settings.progress_seconds)
         while not training.done:
             await attempt.check()

@@ -172,10 +172,10 @@ class TrainerService:
             )
         recipe = recipe_of(wish, declared)
         check(wish, recipe, declared, await self._facts(store, wish.dataset_digest))
-        run = self._new_run(wish, recipe, Budget.model_validate(declared.budget), round_=1)
+        run = self._new_run(wish, recipe, Budget.stored(declared.budget), round_=1)
         last = await store.last_round(run)
         if last and wish.again and last.state in {"failed", "cancelled"}:
-            run = self._new_run(wish, recipe, Budget.model_validate(declared.budget), round_=last.round + 1)
+            run = self._new_run(wish, recipe, Budget.stored(declared.budget), round_=last.round + 1)
         elif last:
             return await store.run(last.id, lock=True) or last
         if await store.add_once(run):

@@ -53,7 +53,7 @@ BYTES_PER_TOKEN = 6.0
 
 def check(wish: Wish, recipe: Recipe, declared: Declared, facts: Facts) -> None:
     """Raises Invalid with the reason and the next step if the wish must not cost any compute."""
-    budget = Budget.model_validate(declared.budget)
+    budget = Budget.stored(declared.budget)
     if recipe.method not in facts.methods:
         raise Invalid(
             f"There is no training method `{recipe.method}`.",

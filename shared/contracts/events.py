@@ -59,6 +59,15 @@ class Event(Message):
     def ce_type(cls) -> str:
         return f"{cls.topic}.v{cls.version}"
 
+    @classmethod
+    def received(cls, payload: Any) -> Self:
+        """Read a payload. Keys that are not known, at any depth, are a newer release's and are passed over.
+
+        Raises:
+            ValidationError: it is no such event.
+        """
+        return cls.model_validate(payload, extra="ignore")
+
     def partition_key(self) -> str:
         raise NotImplementedError(f"{type(self).__name__} must name the id that orders it")
 
@@ -116,21 +125,22 @@ class TrainingRequested(ModelEvent):
     _fault: Fault | None = PrivateAttr(None)
 
     @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
+    def received(cls, payload: Any) -> Self:
         """A request that says for which model and under which key is read whatever else is wrong with it: its `fault`
         is answered, where a dead letter would leave who asked waiting. Its other fields are then not to be used.
 
-        Only reading is lenient: nobody can construct such a request, or send one.
+        Only reading is lenient: nobody can construct such a request, or send one. Unknown keys of its recipe are
+        faults: who asks is told of a misspelt one.
         """
         try:
-            return super().model_validate(obj, **options)
+            return cls.model_validate(payload)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False, include_context=False)
             wrong = {str(one["loc"][0]) if one["loc"] else "" for one in errors}
-            if not isinstance(obj, Mapping) or wrong & {"model", "idempotency_key"}:
+            if not isinstance(payload, Mapping) or wrong & {"model", "idempotency_key"}:
                 raise
             known = {"model", "idempotency_key", "dataset_digest", "reply_topic"} - wrong
-            event = cls.model_construct(**{name: obj[name] for name in known if name in obj})
+            event = cls.model_construct(**{name: payload[name] for name in known if name in payload})
             first = errors[0]
             event._fault = Fault(place(first["loc"]), first["msg"])
             return cast(Self, event)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -44,6 +44,11 @@ class Contract(BaseModel):
     """Base of what arrives from outside and must be exact: an unknown key or a non-finite number is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+    @classmethod
+    def stored(cls, document: Any) -> Self:
+        """Read what one of us wrote, perhaps a newer release beside this one: its new keys are passed over."""
+        return cls.model_validate(document, extra="ignore")
 
 
 class Message(BaseModel):

@@ -54,7 +54,7 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
             "Upgrade this service.",
         )
     payload = strict_json(incoming.data)
-    event = expected.model_validate(payload)
+    event = expected.received(payload)
     if record.key is not None and record.key != event.partition_key().encode():
         raise Poison(
             "The Kafka key is not the id that orders this event.", "Use the partition key of the event."

@@ -3,18 +3,15 @@
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
-from joserfc.jwk import KeySet, OKPKey
-from sqlalchemy import text
 
-from infra.base_model.tiny import make_tiny
 from services.data.app import create_app
 from services.data.builder import Builder
 from services.data.domain import DATASETS, Table
@@ -32,56 +29,25 @@ from shared.contracts.events import (
     PredictionServed,
 )
 from shared.contracts.policy import DataPolicy, Policy, RetrainGovernor
-from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
 from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
+from tests.kit import Keys, announced, asking, caused, connected, deferred, empty, tell, until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MODEL = "support"
-T = TypeVar("T")
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
-
-
-async def until(look: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
-    """The first true value of `look`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := await look():
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"nothing came of it in {seconds} s")
 
 
 @pytest.fixture(scope="session")
-def settings(postgres: PostgresServer, s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("data-service")
-    make_tiny(folder / "tiny")
-    url = postgres.fresh_database("data")
-    upgrade("data", url)
-    access, secret = s3.key("data")
-    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
-    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+def settings(postgres: PostgresServer, s3: S3Store, keys: Keys, tiny: Path) -> Settings:
     return Settings(
-        database_url=url,
-        s3_endpoint=s3.endpoint,
-        s3_access_key=access,
-        s3_secret_key=secret,
-        auth_jwks_file=folder / "jwks.json",
-        base_model=folder / "tiny",
+        **connected("data", postgres, s3, keys),
+        base_model=tiny,
         max_upload_bytes=2_000_000,
         max_row_bytes=65_536,
         max_rows=5_000,
     )
-
-
-@pytest.fixture(scope="session")
-def token(settings: Settings) -> Callable[..., str]:
-    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
-    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
 
 
 @dataclass
@@ -107,12 +73,13 @@ class World:
             ModelPromoted: self.service.promote,
             DriftDetected: self.service.drifted,
         }
-        for event in events:
+
+        def envelope(event: Event) -> Envelope:
             self.announced_at += timedelta(seconds=1)
-            envelope = Envelope(new_id(), "/test", event.ce_type(), self.announced_at, correlationid=new_id())
-            self.envelopes[type(event).__name__] = envelope
-            async with self.db.unit_of_work(envelope) as work:
-                await use_cases[type(event)](work, event)
+            self.envelopes[type(event).__name__] = caused(event, at=self.announced_at)
+            return self.envelopes[type(event).__name__]
+
+        await tell(self.db, use_cases, events, envelope)
 
     async def declare(self, revision: int = 1, **parts: Any) -> None:
         policy = Policy(
@@ -155,18 +122,10 @@ class World:
         return found
 
     async def announced(self) -> list[dict[str, Any]]:
-        """Bodies of the events in the outbox, with their correlation."""
-        async with self.db.unit_of_work() as work:
-            rows = await work.session.execute(
-                text("SELECT topic, body, correlationid FROM outbox ORDER BY id")
-            )
-            return [{"topic": t, **json.loads(bytes(body)), "correlationid": c} for t, body, c in rows]
+        return await announced(self.db)
 
     async def deferred(self) -> list[tuple[str, str]]:
-        """Name and lock of every job."""
-        async with self.db.unit_of_work() as work:
-            rows = await work.session.execute(text("SELECT task_name, lock FROM procrastinate_jobs"))
-            return [(name, lock) for name, lock in rows]
+        return await deferred(self.db)
 
     async def manifest(self, digest: str) -> Any:
         return await read_manifest(self.objects, DATASETS, digest)
@@ -177,16 +136,12 @@ class World:
 
 
 @pytest.fixture
-async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+async def world(settings: Settings, keys: Keys, s3: S3Store) -> AsyncIterator[World]:
     app = create_app(settings)
     db = app.state.db
-    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
-    async with db.unit_of_work() as work:
-        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"authorization": f"Bearer {token('admin')}"}
+    await empty(db, Table.metadata)
     builder = Builder(app.state.store, settings, SystemClock())
-    async with httpx2.AsyncClient(transport=transport, base_url="http://data", headers=headers) as http:
+    async with asking(app, keys.headers("admin")) as http:
         service = DataService(app.state.store, SystemClock())
         yield World(db, app.state.store, service, builder, http, S3Objects(s3.endpoint, *s3.key("serving")))
     await db.close()

@@ -1,18 +1,15 @@
 """The evaluator on real PostgreSQL and S3, with a random base model, random adapters and small datasets."""
 
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from joserfc.jwk import KeySet, OKPKey
-from sqlalchemy import text
 
-from infra.base_model.tiny import make_tiny
 from services.evaluator.app import create_app
 from services.evaluator.domain import Table, evaluation_id
 from services.evaluator.job import Evaluator
@@ -20,31 +17,21 @@ from services.evaluator.service import EvaluatorService
 from services.evaluator.settings import Settings
 from shared.artifacts.base_model import base_digest
 from shared.artifacts.objects import S3Objects, publish
-from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Cost, Event, ModelDeclared, ModelPromoted, ModelTrained, ObjectRef
 from shared.contracts.policy import Gate, Generation, Policy, Recipe
-from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
 from shared.jobs.attempts import Attempt
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
+from tests.kit import Keys, announced, asking, caused, connected, deferred, empty, tell
 
 MODEL = "support"
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
 GATES = (
     Gate(name="floor", at_least=0.0),
     Gate(name="calm", metric="loss", at_least=1_000.0),
     Gate(name="no-forgetting", split="champion_test", versus="champion", metric="token_f1", margin=-1.0),
 )
 """Gates that a random model can pass."""
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "tiny-model"
-    make_tiny(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -86,31 +73,12 @@ def rows(count: int, start: int = 0) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def settings(
-    postgres: PostgresServer, s3: S3Store, tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    folder = tmp_path_factory.mktemp("evaluator-service")
-    url = postgres.fresh_database("evaluator")
-    upgrade("evaluator", url)
-    access, secret = s3.key("evaluator")
-    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
-    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+def settings(postgres: PostgresServer, s3: S3Store, keys: Keys, tiny: Path) -> Settings:
     return Settings(
-        database_url=url,
-        s3_endpoint=s3.endpoint,
-        s3_access_key=access,
-        s3_secret_key=secret,
-        auth_jwks_file=folder / "jwks.json",
+        **connected("evaluator", postgres, s3, keys),
         base_model=tiny,
         threads=1,
     )
-
-
-@pytest.fixture(scope="session")
-def token(settings: Settings) -> Callable[..., str]:
-    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
-    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
 
 
 @dataclass
@@ -133,10 +101,7 @@ class World:
             ModelTrained: self.service.trained,
             ModelPromoted: self.service.promote,
         }
-        for event in events:
-            envelope = Envelope(new_id(), "/test", event.ce_type(), datetime.now(UTC), correlationid="story")
-            async with self.db.unit_of_work(envelope) as work:
-                await use_cases[type(event)](work, event)
+        await tell(self.db, use_cases, events, functools.partial(caused, story="story"))
 
     async def declare(self, revision: int = 1, gates: tuple[Gate, ...] = GATES, **generation: Any) -> None:
         limits = Generation(**{"max_tokens": 6, "few_shot": 2, **generation})
@@ -202,16 +167,10 @@ class World:
 
     async def announced(self) -> list[dict[str, Any]]:
         """Bodies of the evaluations in the outbox, in order."""
-        async with self.db.unit_of_work() as work:
-            found = await work.session.execute(
-                text("SELECT body FROM outbox WHERE topic = 'model.evaluated' ORDER BY id")
-            )
-            return [json.loads(bytes(body)) for (body,) in found]
+        return await announced(self.db, "model.evaluated")
 
     async def deferred(self) -> list[str]:
-        async with self.db.unit_of_work() as work:
-            found = await work.session.execute(text("SELECT lock FROM procrastinate_jobs ORDER BY id"))
-            return [lock for (lock,) in found]
+        return [lock for _, lock in await deferred(self.db)]
 
 
 def wanted(adapter: str, dataset: str, champion: int | None = None) -> str:
@@ -219,18 +178,14 @@ def wanted(adapter: str, dataset: str, champion: int | None = None) -> str:
 
 
 @pytest.fixture
-async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+async def world(settings: Settings, keys: Keys, s3: S3Store) -> AsyncIterator[World]:
     app = create_app(settings)
     db: Database = app.state.db
-    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
-    async with db.unit_of_work() as work:
-        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    await empty(db, Table.metadata)
     objects = S3Objects(s3.endpoint, *s3.key("evaluator"))
     for key in await objects.keys("evaluations", "outputs/"):
         await S3Objects(s3.endpoint, *s3.key("admin")).delete("evaluations", key)
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"authorization": f"Bearer {token('eval:read')}"}
-    async with httpx2.AsyncClient(transport=transport, base_url="http://evaluator", headers=headers) as http:
+    async with asking(app, keys.headers("eval:read")) as http:
         yield World(
             db,
             EvaluatorService(SystemClock()),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import time
@@ -13,8 +14,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from joserfc.jwk import KeySet, OKPKey
-from sqlalchemy import text
 
 from services.monitor.app import create_app
 from services.monitor.detectors.process import DetectorProcess
@@ -24,7 +23,7 @@ from services.monitor.service import MonitorService
 from services.monitor.settings import Settings
 from services.monitor.watch import MEASURE_JOB, Watch
 from shared.artifacts.objects import S3Objects, publish
-from shared.contracts.envelope import Envelope, new_id
+from shared.contracts.envelope import new_id
 from shared.contracts.events import (
     Event,
     FeedbackRecorded,
@@ -36,16 +35,14 @@ from shared.contracts.events import (
     RolloutChanged,
     TrainingStatus,
 )
-from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
 from shared.jobs.worker import Jobs
 from shared.service.clock import ManualClock
 from tests.conftest import PostgresServer, S3Store
+from tests.kit import Keys, announced, asking, caused, connected, empty, tell
 from tests.service.monitor import events
 from tests.service.monitor.events import MODEL, NOON
 
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
 EXAMPLE = Path(__file__).parents[3] / "examples" / "support"
 
 
@@ -93,27 +90,8 @@ async def dataset(admin_objects: S3Objects) -> str:
 
 
 @pytest.fixture(scope="session")
-def settings(postgres: PostgresServer, s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("monitor")
-    url = postgres.fresh_database("monitor")
-    upgrade("monitor", url)
-    access, secret = s3.key("monitor")
-    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
-    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
-    return Settings(
-        database_url=url,  # type: ignore[arg-type]  # pydantic makes it a secret
-        s3_endpoint=s3.endpoint,
-        s3_access_key=access,
-        s3_secret_key=secret,  # type: ignore[arg-type]
-        auth_jwks_file=folder / "jwks.json",
-    )
-
-
-@pytest.fixture(scope="session")
-def token(settings: Settings) -> Callable[..., str]:
-    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
-    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+def settings(postgres: PostgresServer, s3: S3Store, keys: Keys) -> Settings:
+    return Settings(**connected("monitor", postgres, s3, keys))
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +128,7 @@ class World:
             TrainingStatus: self.service.follow_training,
             ModelRejected: self.service.follow_rejection,
         }
-        for event in told:
-            cause = Envelope(new_id(), "/test", event.ce_type(), NOON, correlationid=new_id())
-            async with self.db.unit_of_work(cause) as work:
-                await use_cases[type(event)](work, event)
+        await tell(self.db, use_cases, told, functools.partial(caused, at=NOON))
 
     async def answers(self, source: str, number: int = events.WINDOW, **other: Any) -> list[PredictionServed]:
         """Answers to queries of one kind, their texts logged; not yet told."""
@@ -193,9 +168,7 @@ class World:
 
     async def detected(self) -> list[dict[str, Any]]:
         """Bodies of the drift.detected events in the outbox."""
-        async with self.db.unit_of_work() as work:
-            rows = await work.execute("SELECT body FROM outbox WHERE topic = 'drift.detected' ORDER BY id")
-            return [json.loads(bytes(body)) for (body,) in rows]
+        return await announced(self.db, "drift.detected")
 
     async def verdicts(self) -> list[str]:
         return [event["verdict"] for event in await self.detected()]
@@ -210,20 +183,16 @@ async def quiet(
     admin_objects: S3Objects,
     detectors: DetectorProcess,
     dataset: str,
-    token: Callable[..., str],
+    keys: Keys,
 ) -> AsyncIterator[World]:
     """A monitor that knows a model and its champion; nobody works on its jobs."""
     clock = ManualClock(NOON)
     app = create_app(settings, clock)
     db: Database = app.state.db
-    async with db.unit_of_work() as work:
-        tables = ", ".join(f'"{name}"' for name in [*Table.metadata.tables, *KERNEL_TABLES])
-        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    await empty(db, Table.metadata)
     watch = Watch(db, settings, clock)
     measuring = Measuring(app.state.store, detectors, watch, settings, clock)
-    headers = {"authorization": f"Bearer {token('monitor:read')}"}
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://monitor", headers=headers) as http:
+    async with asking(app, keys.headers("monitor:read")) as http:
         world = World(
             db, settings, admin_objects, clock, watch, measuring, MonitorService(clock), http, dataset
         )

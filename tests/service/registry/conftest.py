@@ -1,35 +1,30 @@
 """The registry on real PostgreSQL and S3: its HTTP edge, and a way to tell it events."""
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 import pytest
-from joserfc.jwk import KeySet, OKPKey
-from sqlalchemy import text
 
 from services.registry.app import create_app
 from services.registry.domain import Table
 from services.registry.service import Registry
 from services.registry.settings import Settings
 from shared.artifacts.objects import S3Objects
-from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Cost, Event, ModelEvaluated, ModelTrained, ObjectRef, RolloutChanged
 from shared.contracts.policy import Recipe
-from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
+from tests.kit import Keys, announced, asking, caused, connected, empty, tell
 
 MODEL = "support"
 BASE, DATASET = "b" * 64, "d" * 64
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
 
 
 def adapter(number: int) -> str:
@@ -37,27 +32,8 @@ def adapter(number: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def settings(postgres: PostgresServer, s3: S3Store, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("registry-service")
-    url = postgres.fresh_database("registry")
-    upgrade("registry", url)
-    access, secret = s3.key("registry")
-    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
-    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
-    return Settings(
-        database_url=url,
-        s3_endpoint=s3.endpoint,
-        s3_access_key=access,
-        s3_secret_key=secret,
-        auth_jwks_file=folder / "jwks.json",
-    )
-
-
-@pytest.fixture(scope="session")
-def token(settings: Settings) -> Callable[..., str]:
-    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
-    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
+def settings(postgres: PostgresServer, s3: S3Store, keys: Keys) -> Settings:
+    return Settings(**connected("registry", postgres, s3, keys))
 
 
 @dataclass
@@ -77,10 +53,7 @@ class World:
             ModelEvaluated: self.registry.evaluated,
             RolloutChanged: self.registry.rolled,
         }
-        for event in events:
-            envelope = Envelope(new_id(), "/test", event.ce_type(), datetime.now(UTC), correlationid="story")
-            async with self.db.unit_of_work(envelope) as work:
-                await use_cases[type(event)](work, event)
+        await tell(self.db, use_cases, events, functools.partial(caused, story="story"))
 
     async def declare(self, **policy: Any) -> dict[str, Any]:
         document = {"model": MODEL, "gates": [{"name": "floor", "at_least": 0.5}], **policy}
@@ -145,11 +118,7 @@ class World:
 
     async def announced(self, topic: str) -> list[dict[str, Any]]:
         """Bodies of the events in the outbox, in order."""
-        async with self.db.unit_of_work() as work:
-            rows = await work.session.execute(
-                text("SELECT body FROM outbox WHERE topic = :topic ORDER BY id"), {"topic": topic}
-            )
-            return [json.loads(bytes(body)) for (body,) in rows]
+        return await announced(self.db, topic)
 
 
 def trained(number: int) -> ModelTrained:
@@ -181,23 +150,14 @@ def rollout(version: int, state: str, rollout_id: str | None = None) -> RolloutC
 
 
 @pytest.fixture
-async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+async def world(settings: Settings, keys: Keys, s3: S3Store) -> AsyncIterator[World]:
     app = create_app(settings)
     db: Database = app.state.db
     evaluations = S3Objects(s3.endpoint, *s3.key("evaluator"))
-    await empty(db)
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"authorization": f"Bearer {token('model:read', 'model:write')}"}
-    async with httpx2.AsyncClient(transport=transport, base_url="http://registry", headers=headers) as http:
+    await empty(db, Table.metadata)
+    async with asking(app, keys.headers("model:read", "model:write")) as http:
         yield World(db, Registry(app.state.store, SystemClock()), http, evaluations)
     await db.close()
-
-
-async def empty(db: Database) -> None:
-    """Forget everything. TRUNCATE passes the trigger that keeps alias events from being changed."""
-    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
-    async with db.unit_of_work() as work:
-        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
 
 
 async def together(*calls: Awaitable[Any]) -> list[Any]:

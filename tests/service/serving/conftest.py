@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
-from joserfc.jwk import KeySet, OKPKey
 from psycopg import sql
 
 from infra.base_model.tiny import make_tiny
@@ -25,33 +24,11 @@ from shared.contracts.events import Event
 from shared.contracts.policy import Ramp
 from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
+from tests.kit import Keys
 from tests.service.serving.small_engine import SmallEngine
 
 _numbers = itertools.count(1)
 V1, V2 = "support-v1-aaaaaaaa", "support-v2-bbbbbbbb"
-
-
-@dataclass(frozen=True)
-class Keys:
-    """A signing key, and the file of its public half."""
-
-    private: OKPKey
-    jwks_file: Path
-
-    def token(self, *scopes: str, subject: str = "ann") -> str:
-        return mint(self.private, subject, list(scopes), 3_600)
-
-    def headers(self, *scopes: str, subject: str = "ann") -> dict[str, str]:
-        return {"authorization": f"Bearer {self.token(*scopes, subject=subject)}"}
-
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    private = OKPKey.generate_key("Ed25519", parameters={"kid": "test", "use": "sig"}, private=True)
-    jwks_file = tmp_path_factory.mktemp("keys") / "jwks.json"
-    jwks_file.write_text(json.dumps(KeySet([private]).as_dict(private=False)))
-    return Keys(private, jwks_file)
 
 
 @asynccontextmanager

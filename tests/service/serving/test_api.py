@@ -17,7 +17,8 @@ from shared.delivery.bus import make_broker
 from shared.delivery.unit_of_work import Database
 from shared.service.clock import SystemClock
 from shared.service.runtime import make_app
-from tests.service.serving.conftest import Keys, sent, served
+from tests.kit import Keys
+from tests.service.serving.conftest import sent, served
 from tests.service.serving.story import Story, approved, declared, engine_name, promoted
 from tests.service.serving.test_predictions import served as an_answer
 

@@ -26,7 +26,8 @@ from shared.delivery.bus import make_broker
 from shared.delivery.unit_of_work import Database
 from shared.service.clock import SystemClock
 from shared.service.runtime import make_app
-from tests.service.serving.conftest import V1, V2, Keys, ScriptedEngine, chunk, say, served, snapshot, stream
+from tests.kit import Keys
+from tests.service.serving.conftest import V1, V2, ScriptedEngine, chunk, say, served, snapshot, stream
 from tests.service.serving.small_engine import SmallEngine
 
 ASK = {"model": "support", "messages": [{"role": "user", "content": "where is my card?"}]}

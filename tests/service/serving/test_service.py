@@ -27,7 +27,8 @@ from shared.contracts.events import (
 )
 from shared.contracts.policy import Policy, Ramp
 from shared.delivery.unit_of_work import Database
-from tests.service.serving.conftest import Keys, served
+from tests.kit import Keys
+from tests.service.serving.conftest import served
 from tests.service.serving.small_engine import (
     RANK,
     SmallEngine,

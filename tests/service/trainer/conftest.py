@@ -1,20 +1,15 @@
 """The trainer on real PostgreSQL and S3: its use cases, its HTTP edge, and its job in this process."""
 
-import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 import pytest
-from joserfc.jwk import KeySet, OKPKey
-from sqlalchemy import text
 
-from infra.base_model.tiny import make_tiny
 from services.trainer.app import create_app
 from services.trainer.domain import ADAPTERS, CHECKPOINTS, DATASETS, Run, Table
 from services.trainer.methods import METHODS
@@ -26,68 +21,29 @@ from shared.artifacts.objects import ObjectStore, S3Objects, fetch, publish
 from shared.contracts.envelope import Envelope, request_envelope
 from shared.contracts.events import DatasetReady, Event, ModelDeclared, ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Policy, Recipe
-from shared.delivery.schema import upgrade
 from shared.delivery.unit_of_work import Database
-from shared.http.tokens import mint
 from shared.jobs.attempts import Attempt
 from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
+from tests.kit import Keys, announced, asking, connected, deferred, empty, tell, until
 
 MODEL = "support"
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
 TINY = Recipe(
     method="rehearsal", rank=4, alpha=8, batch_size=8, epochs=2, evaluate_every=4, checkpoint_every=3
 )
 """48 training rows: 6 steps an epoch, 12 in all."""
-T = TypeVar("T")
-
-
-async def until(look: Callable[[], Awaitable[T | None]], seconds: float = 60) -> T:
-    """The first true value of `look`; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := await look():
-            return found
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"nothing came of it in {seconds} s")
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trainer-base") / "tiny"
-    make_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def settings(
-    postgres: PostgresServer, s3: S3Store, tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    folder = tmp_path_factory.mktemp("trainer-service")
-    url = postgres.fresh_database("trainer")
-    upgrade("trainer", url)
-    access, secret = s3.key("trainer")
-    key = OKPKey.generate_key("Ed25519", {"kid": "test"}, auto_kid=False)
-    (folder / "jwks.json").write_text(json.dumps(KeySet([key]).as_dict(private=False)))
-    (folder / "private.json").write_text(json.dumps(key.as_dict(private=True)))
+def settings(postgres: PostgresServer, s3: S3Store, keys: Keys, tiny: Path) -> Settings:
     return Settings(
-        database_url=url,
-        s3_endpoint=s3.endpoint,
-        s3_access_key=access,
-        s3_secret_key=secret,
-        auth_jwks_file=folder / "jwks.json",
+        **connected("trainer", postgres, s3, keys),
         base_model=tiny,
         progress_seconds=0,
         threads=1,
         dtype="float32",
     )
-
-
-@pytest.fixture(scope="session")
-def token(settings: Settings) -> Callable[..., str]:
-    key = OKPKey.import_key(json.loads((settings.auth_jwks_file.parent / "private.json").read_text()))
-    return lambda *scopes: mint(key, "tester", list(scopes), 3_600)
 
 
 def rows(number: int, start: int = 0) -> bytes:
@@ -145,9 +101,7 @@ class World:
             TrainingRequested: self.service.requested,
             ModelRejected: self.service.rejected,
         }
-        for event in events:
-            async with self.db.unit_of_work(request_envelope("test")) as work:
-                await use_cases[type(event)](work, event)
+        await tell(self.db, use_cases, events)
 
     async def queued(self, recipe: Recipe = TINY, **more: Any) -> str:
         """A run that waits for a worker; returns its id."""
@@ -171,18 +125,14 @@ class World:
 
     async def sent(self, topic: str | None = None) -> list[dict[str, Any]]:
         """Bodies of the events in the outbox, oldest first."""
-        async with self.db.unit_of_work() as work:
-            found = await work.session.execute(text("SELECT topic, body FROM outbox ORDER BY id"))
-            return [{"topic": t, **json.loads(bytes(body))} for t, body in found if topic in (None, t)]
+        return await announced(self.db, topic)
 
     async def states(self, topic: str = "training.status") -> list[str]:
         return [event["state"] for event in await self.sent(topic)]
 
     async def jobs(self) -> list[str]:
         """Locks of the jobs that were deferred."""
-        async with self.db.unit_of_work() as work:
-            found = await work.session.execute(text("SELECT lock FROM procrastinate_jobs ORDER BY id"))
-            return [lock for (lock,) in found]
+        return [lock for _, lock in await deferred(self.db)]
 
     async def checkpoints(self, run_id: str) -> list[str]:
         return sorted(await self.objects.keys(CHECKPOINTS, f"{run_id}/"))
@@ -210,12 +160,10 @@ def ready(digest: str, drift_id: str | None = None) -> DatasetReady:
 
 
 @pytest.fixture
-async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> AsyncIterator[World]:
+async def world(settings: Settings, keys: Keys, s3: S3Store) -> AsyncIterator[World]:
     app = create_app(settings)
     db: Database = app.state.db
-    tables = ", ".join([*Table.metadata.tables, *KERNEL_TABLES])
-    async with db.unit_of_work() as work:
-        await work.session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    await empty(db, Table.metadata)
     service = TrainerService(
         app.state.store,
         Jobs("trainer", db),
@@ -224,9 +172,7 @@ async def world(settings: Settings, token: Callable[..., str], s3: S3Store) -> A
         methods=tuple(METHODS),
         tokens_per_second=1_000,
     )
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"authorization": f"Bearer {token('admin')}"}
-    async with httpx2.AsyncClient(transport=transport, base_url="http://trainer", headers=headers) as http:
+    async with asking(app, keys.headers("admin")) as http:
         data = S3Objects(s3.endpoint, *s3.key("data"))
         yield World(db, app.state.store, data, settings, service, http)
     for key in await app.state.store.keys(CHECKPOINTS, "run-"):

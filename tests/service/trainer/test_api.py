@@ -12,7 +12,8 @@ import pytest
 from services.trainer.app import create_app
 from services.trainer.job import Trainer
 from shared.service.clock import SystemClock
-from tests.service.trainer.conftest import MODEL, TINY, World, until
+from tests.kit import until
+from tests.service.trainer.conftest import MODEL, TINY, World
 
 
 @pytest.fixture

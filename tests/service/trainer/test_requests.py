@@ -15,7 +15,7 @@ REPLIES = "replies.pipeline"
 
 
 def request(key: str = "k-1", **fields: Any) -> TrainingRequested:
-    return TrainingRequested.model_validate({"model": MODEL, "idempotency_key": key, **fields})
+    return TrainingRequested.received({"model": MODEL, "idempotency_key": key, **fields})
 
 
 async def set_state(world: World, run_id: str, state: str, reason: str = "") -> None:

@@ -12,7 +12,8 @@ import pytest
 from services.trainer.job import Trainer
 from shared.contracts.policy import Recipe
 from shared.service.clock import SystemClock
-from tests.service.trainer.conftest import TINY, World, until
+from tests.kit import until
+from tests.service.trainer.conftest import TINY, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(900)]
 

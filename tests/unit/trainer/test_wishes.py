@@ -115,7 +115,7 @@ REQUEST = {
 def test_a_request_with_a_fault_is_read_and_its_answer_names_the_field_and_the_range(
     part: dict[str, Any], reason: str
 ) -> None:
-    event = TrainingRequested.model_validate(REQUEST | part)
+    event = TrainingRequested.received(REQUEST | part)
     assert event.fault
     answer = refusal(event.fault)
     assert re.match(reason, answer.detail)
@@ -126,8 +126,8 @@ def test_a_request_with_a_fault_is_read_and_its_answer_names_the_field_and_the_r
 
 
 def test_a_request_without_a_fault_has_none_and_a_bad_address_is_not_answered() -> None:
-    assert TrainingRequested.model_validate(REQUEST).fault is None
-    astray = TrainingRequested.model_validate(REQUEST | {"reply_topic": "model.approved"})
+    assert TrainingRequested.received(REQUEST).fault is None
+    astray = TrainingRequested.received(REQUEST | {"reply_topic": "model.approved"})
     assert (astray.fault is not None, astray.reply_topic) == (True, None)
 
 
@@ -139,7 +139,7 @@ async def test_a_request_with_a_fault_reaches_its_handler() -> None:
         got.append(event)
 
     document = {**REQUEST, "dataset_digest": "nonsense"}
-    await apply_types(handler)(event=TrainingRequested.model_validate(document))
+    await apply_types(handler)(event=TrainingRequested.received(document))
     (event,) = got
     assert (event.fault is not None, event.dataset_digest) == (True, None)
 
@@ -149,7 +149,7 @@ def test_a_request_of_nobody_cannot_be_answered(lost: dict[str, Any]) -> None:
     documents: tuple[Any, ...] = (REQUEST | lost | {"recipe": {"rank": 0}}, {}, [], None)
     for document in documents:
         with pytest.raises(ValidationError):
-            TrainingRequested.model_validate(document)
+            TrainingRequested.received(document)
 
 
 def test_overrides_replace_fields_of_the_declared_recipe() -> None:
