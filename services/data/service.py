@@ -206,7 +206,7 @@ class DataService:
     async def _queue(self, work: UnitOfWork, build: Build) -> None:
         build.state, build.detail = "queued", ""
         await work.session.flush()
-        await defer(work, BUILD_JOB, lock=build.id, build_id=build.id)
+        await defer(work, BUILD_JOB, lock=build.id, model=build.model, build_id=build.id)
 
     async def _wake(self, work: UnitOfWork, model: str) -> None:
         """Start the builds for which something was still missing."""

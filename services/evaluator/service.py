@@ -88,5 +88,5 @@ async def queue(work: UnitOfWork, wanted: Evaluation, champion: Champion | None)
     wanted.champion_version = version
     wanted.id = evaluation_id(wanted.model, wanted.adapter_digest, wanted.dataset_digest, version)
     if await Store(work.session).add(wanted):
-        await defer(work, EVALUATE_JOB, lock=wanted.id, evaluation_id=wanted.id)
+        await defer(work, EVALUATE_JOB, lock=wanted.id, model=wanted.model, evaluation_id=wanted.id)
         log.info("evaluation.queued", evaluation=wanted.id, model=wanted.model, champion=version)

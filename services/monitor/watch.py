@@ -207,7 +207,7 @@ class Watch:
             **cut._asdict(),
         )
         store.add(window)
-        await defer(work, MEASURE_JOB, lock=window.id, window_id=window.id)
+        await defer(work, MEASURE_JOB, lock=window.id, model=model, window_id=window.id)
 
     async def _prune(self) -> None:
         now = self._clock.now()

@@ -13,7 +13,6 @@ from shared.artifacts.base_model import base_digest
 from shared.artifacts.objects import S3Objects
 from shared.delivery.bus import make_broker
 from shared.delivery.unit_of_work import Database
-from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
 from shared.service.runtime import make_app, run_app
 
@@ -27,7 +26,6 @@ def create_app(settings: Settings) -> FastAPI:
     clock = SystemClock()
     service = TrainerService(
         objects,
-        Jobs("trainer", db),
         clock,
         base=(settings.base_name, base_digest(settings.base_model)),
         methods=tuple(METHODS),

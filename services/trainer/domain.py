@@ -97,6 +97,7 @@ class Run(Table, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=JSONB)
     attempt: int = 0
     fruitless: int = 0
+    """Not used any more; it stays as long as a release runs that writes it."""
     dtype: str | None = None
     step: int = 0
     total_steps: int = 0
@@ -155,10 +156,6 @@ def price(device_seconds: float, device_hour: float) -> float:
 def digest_of(document: Any) -> str:
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-FRUITLESS_LIMIT = 3
-"""Attempts in a row that may die without having saved a checkpoint; then the run itself must be the cause."""
 
 
 def thin(curve: list[Json], most: int) -> list[Json]:

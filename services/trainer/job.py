@@ -18,7 +18,6 @@ from services.trainer.domain import (
     ADAPTERS,
     DATASETS,
     ENDED,
-    FRUITLESS_LIMIT,
     Action,
     Run,
     TrainingFailed,
@@ -34,7 +33,7 @@ from services.trainer.wishes import over_budget
 from shared.artifacts.base_model import base_digest
 from shared.artifacts.objects import ObjectStore, fetch
 from shared.artifacts.objects import publish as publish_artifact
-from shared.contracts.errors import Cancelled, DriftwheelError, Invalid, NotFound
+from shared.contracts.errors import Cancelled, Invalid, NotFound
 from shared.contracts.events import CurvePoint, ModelTrained
 from shared.contracts.policy import Recipe
 from shared.delivery.unit_of_work import UnitOfWork
@@ -65,10 +64,6 @@ class Trainer:
             await self._end(attempt, run_id, "stop", stop.detail)
         except (TrainingFailed, Invalid, NotFound, ValidationError) as error:
             await self._end(attempt, run_id, "fail", _reason(error))
-        except DriftwheelError as error:
-            if error.retryable:
-                await self._not_its_fault(attempt, run_id)
-            raise
         await self._checkpoints.delete(run_id)
 
     async def failed(self, attempt: Attempt, reason: str, run_id: str) -> None:
@@ -91,17 +86,8 @@ class Trainer:
                 return None
             run.state = advance(run.state, "start")
             run.attempt, run.started_at = attempt.number, run.started_at or self._clock.now()
-            run.fruitless += 1
             if run.state == "cancelling":
                 await self._settle(work, run, "stop", run.reason)
-            elif run.fruitless > FRUITLESS_LIMIT:
-                await self._settle(
-                    work,
-                    run,
-                    "fail",
-                    f"the worker died {FRUITLESS_LIMIT} times without saving a checkpoint. Look for its end in the log "
-                    "(out of memory?); a smaller DRIFTWHEEL_TRAINER__PACK_TOKENS needs less.",
-                )
             return None if run.state in ENDED else run
 
     async def _train(self, attempt: Attempt, run: Run) -> None:
@@ -182,7 +168,8 @@ class Trainer:
                 async with attempt.work() as work:
                     left = pace.eta(training.step)
                     current = await self._report(work, run.id, training, compute.seconds, left)
-                    current.fruitless = 0 if saved else current.fruitless
+                    if saved:
+                        await attempt.progressed(work)
                     if speak:
                         await announce(work, self._clock, current, "progress")
             if saved:
@@ -242,12 +229,6 @@ class Trainer:
         run.state, run.reason, run.finished_at = advance(run.state, action), reason[:2_000], self._clock.now()
         run.eta_seconds = None
         await announce(work, self._clock, run, run.state, run.reason)
-
-    async def _not_its_fault(self, attempt: Attempt, run_id: str) -> None:
-        """An outage of a part we need does not count against the run."""
-        async with attempt.work() as work:
-            if run := await Store(work.session).run(run_id, lock=True):
-                run.fruitless = 0
 
 
 def _within_budget(run: Run, step: int, seconds: float) -> None:

@@ -33,7 +33,8 @@ from shared.contracts.errors import Conflict, Invalid, NotFound, RetryLater
 from shared.contracts.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Recipe
 from shared.delivery.unit_of_work import UnitOfWork
-from shared.jobs.worker import Jobs, defer
+from shared.jobs.attempts import request_cancel
+from shared.jobs.worker import defer
 from shared.service.clock import Clock
 
 log = structlog.get_logger()
@@ -49,14 +50,12 @@ class TrainerService:
     def __init__(
         self,
         objects: ObjectStore,
-        jobs: Jobs,
         clock: Clock,
         base: tuple[str, str],
         methods: Collection[str],
         tokens_per_second: float,
     ) -> None:
         self._objects = objects
-        self._jobs = jobs
         self._clock = clock
         self._base_name, self._base_digest = base
         self._methods = methods
@@ -179,7 +178,7 @@ class TrainerService:
         elif last:
             return await store.run(last.id, lock=True) or last
         if await store.add_once(run):
-            await defer(work, TRAIN_JOB, lock=run.id, priority=wish.priority, run_id=run.id)
+            await defer(work, TRAIN_JOB, lock=run.id, model=run.model, priority=wish.priority, run_id=run.id)
         return await store.run(run.id, lock=True) or run
 
     async def _facts(self, store: Store, digest: str) -> Facts:
@@ -263,7 +262,7 @@ class TrainerService:
         if state == "cancelled":
             run.finished_at = self._clock.now()
             await announce(work, self._clock, run, "cancelled", run.reason)
-        await self._jobs.request_cancel(work, run.id, run.reason)
+        await request_cancel(work, run.id, run.reason)
         return run
 
 

@@ -4,49 +4,35 @@ A job may *run* more than once (a worker dies, stalls, returns), but only the ne
 """
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import Awaitable, Callable
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from procrastinate import App, JobContext, PsycopgConnector
-from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Job, Status
-from procrastinate.manager import JobManager
+from procrastinate.jobs import Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
-from psycopg import InternalError, OperationalError
-from sqlalchemy.exc import InterfaceError
-from sqlalchemy.exc import InternalError as SqlInternalError
-from sqlalchemy.exc import OperationalError as SqlOperationalError
 
 from shared.contracts.envelope import Envelope
-from shared.contracts.errors import Cancelled, DriftwheelError, Superseded
+from shared.contracts.errors import Superseded
+from shared.delivery.failures import classify
 from shared.delivery.unit_of_work import GIVEN_UP, Database, UnitOfWork
-from shared.jobs import history as job_history
-from shared.jobs.attempts import Attempt
+from shared.jobs.attempts import Attempt, Outcome, wanted
+from shared.jobs.endings import Ending, again, ending, given_up, pause
+from shared.jobs.queue import FairQueue
 from shared.telemetry import spans
 
 log = structlog.get_logger()
 
 JobFunction = Callable[..., Awaitable[None]]
-FailureFunction = Callable[..., Awaitable[None]]
+EndFunction = Callable[..., Awaitable[None]]
 
 HEARTBEAT_SECONDS = 2.0
-MAX_ATTEMPTS = 12
+POLL_SECONDS = 2.0
 _RESERVED = ("cause", "key")
-_OUTAGE = (
-    OperationalError,
-    InternalError,  # the database gave up on an idle transaction
-    SqlOperationalError,
-    SqlInternalError,
-    InterfaceError,
-    ConnectorException,
-    ConnectionError,
-    TimeoutError,
-)
 
 
 @functools.cache
@@ -56,13 +42,20 @@ def _deferring() -> App:
 
 
 async def defer(
-    work: UnitOfWork, job: str, *, lock: str | None = None, priority: int = 0, **args: Any
+    work: UnitOfWork,
+    job: str,
+    *,
+    lock: str | None = None,
+    model: str | None = None,
+    priority: int = 0,
+    **args: Any,
 ) -> int:
     """Start a job when this unit of work commits; returns its number.
 
     Args:
         lock: the fencing key: one of a kind at a time.
-        priority: of waiting jobs, the highest is taken first.
+        model: whose job it is: models take turns.
+        priority: of the waiting jobs of one model, the highest is taken first.
     """
     if reserved := [name for name in _RESERVED if name in args]:
         raise TypeError(f"job arguments may not be called {reserved}")
@@ -76,70 +69,86 @@ async def defer(
         task_kwargs={"cause": cause, "key": lock},
     )
     number = await deferrer.defer_async(**args)
-    await job_history.wanted(work, lock or f"job-{number}", job)
+    await wanted(work, lock or f"job-{number}", job, model)
     return number
-
-
-class _OwnJobs(JobManager):
-    """A worker that was given up ends no job that has passed to another: Procrastinate itself does not look."""
-
-    _OWN = (
-        "(SELECT id FROM procrastinate_jobs WHERE id = %(job_id)s AND status = 'doing' "
-        "AND worker_id IS NOT DISTINCT FROM %(worker_id)s::bigint FOR UPDATE) AS own"
-    )
-
-    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
-        await self.connector.execute_query_async(
-            f"SELECT procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) FROM {self._OWN}",
-            job_id=job.id,
-            worker_id=job.worker_id,
-            status=status.value,
-            delete_job=delete_job,
-        )
-
-    async def retry_job(
-        self,
-        job: Job,
-        retry_at: datetime | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-        lock: str | None = None,
-    ) -> None:
-        await self.connector.execute_query_async(
-            "SELECT procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s, %(queue)s, %(lock)s) "
-            f"FROM {self._OWN}",
-            job_id=job.id,
-            worker_id=job.worker_id,
-            retry_at=retry_at or datetime.now(UTC),
-            priority=priority,
-            queue=queue,
-            lock=lock,
-        )
 
 
 class _Again(Exception):
     """Run the job again later."""
 
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
 
 class _Retry(BaseRetryStrategy):
-    """Again after a retryable error (with back-off), and at once when this worker is shutting down."""
+    """Again after a passing trouble, also of the database around the job; at once when this worker is shutting down."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         if isinstance(exception, asyncio.CancelledError):
             return RetryDecision(retry_in={"seconds": 0})
         if isinstance(exception, _Again):
-            return RetryDecision(retry_in={"seconds": min(2 ** min(job.attempts, 6), 60)})
+            return RetryDecision(retry_in={"milliseconds": int(exception.seconds * 1_000)})
+        if classify(exception).passes:
+            return RetryDecision(retry_in={"seconds": 2})
         return None
 
 
 @dataclass(frozen=True, slots=True)
-class _Registered:
+class Kind:
+    """One kind of job.
+
+    Attributes:
+        run: `async def run(attempt, **args)`.
+        failed: `async def failed(attempt, reason: str, **args)`: called once when there will be no further try.
+        cancelled: the same for a job that was cancelled and did not see to its end itself; `failed` if None.
+        seconds: longest time of one attempt; None sets no limit.
+        advice: the next step for a person whose job failed for its time, its memory or a crash.
+    """
+
+    name: str
     run: JobFunction
-    failed: FailureFunction | None
+    failed: EndFunction | None = None
+    cancelled: EndFunction | None = None
+    seconds: float | None = None
+    advice: str = ""
+
+
+class Runner(Protocol):
+    """Where an attempt is worked on."""
+
+    async def __call__(self, kind: Kind, attempt: Attempt, args: Mapping[str, Any]) -> Ending:
+        """Work until the end of the attempt; never raises but for its own cancellation."""
+        ...
+
+
+async def in_process(kind: Kind, attempt: Attempt, args: Mapping[str, Any]) -> Ending:
+    """Work on an attempt in this very process."""
+    with (
+        structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number),
+        spans.working(kind.name, attempt.key, attempt.number, attempt.cause),
+    ):
+        log.info("job.started")
+        try:
+            await attempt.check()
+            await kind.run(attempt, **args)
+        except Exception as error:
+            end = ending(error)
+            if end.kind == "failed":
+                log.exception("job.failed")
+                spans.mark_failed(error)
+            return end
+        log.info("job.done")
+        return Ending("done")
 
 
 class Jobs:
-    """The jobs of one service, and the worker that runs them."""
+    """The jobs of one service, and the worker that runs them.
+
+    Args:
+        stalled_after: seconds of silence after which a worker has lost its jobs.
+        concurrency: jobs that run side by side.
+    """
 
     def __init__(
         self, service: str, db: Database, *, stalled_after: float = 10.0, concurrency: int = 1
@@ -148,36 +157,43 @@ class Jobs:
         self._db = db
         self._stalled_after = stalled_after
         self._concurrency = concurrency
-        self._registered: dict[str, _Registered] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._run: Runner = in_process
+        self._troubles: Counter[str] = Counter()
+        self._unreleased: list[Attempt] = []
 
-    def add(self, name: str, run: JobFunction, failed: FailureFunction | None = None) -> None:
-        """Register a job.
+    def add(
+        self,
+        name: str,
+        run: JobFunction,
+        failed: EndFunction | None = None,
+        *,
+        cancelled: EndFunction | None = None,
+        seconds: float | None = None,
+        advice: str = "",
+    ) -> None:
+        """Register a kind of job; see `Kind`."""
+        self._kinds[name] = Kind(name, run, failed, cancelled, seconds, advice)
 
-        Args:
-            run: `async def run(attempt, **args)`. Retryable errors run it again.
-            failed: `async def failed(attempt, reason: str, **args)`: called once when there will be no further try,
-                to turn the failure into a state and an event.
-        """
-        self._registered[name] = _Registered(run, failed)
+    def kind(self, name: str) -> Kind:
+        return self._kinds[name]
 
-    async def request_cancel(self, work: UnitOfWork, key: str, reason: str) -> None:
-        """Ask the job of this key to stop; it sees it at its next `check()`, even if it has not started yet."""
-        await work.execute(
-            "INSERT INTO attempts (key, number, cancel_reason) VALUES (:key, 0, :reason) "
-            "ON CONFLICT (key) DO UPDATE SET cancel_reason = :reason",
-            {"key": key, "reason": reason},
-        )
-
-    async def run(self) -> None:
+    async def run(self, runner: Runner = in_process) -> None:
         """Work until cancelled. An unfinished job goes back to the queue; a lost database is met with back-off."""
-        pause = 0.5
+        self._run = runner
+        seconds = 0.5
         while True:
+            began = time.monotonic()
             try:
                 await self._work()
-            except _OUTAGE as error:
-                log.warning("worker.paused", error=type(error).__name__, seconds=pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+            except Exception as error:
+                if not classify(error).passes:
+                    raise
+                if time.monotonic() - began > 60:
+                    seconds = 0.5
+                log.warning("worker.paused", error=type(error).__name__, seconds=seconds)
+                await asyncio.sleep(seconds)
+                seconds = min(seconds * 2, 5.0)
 
     async def _work(self) -> None:
         app = App(
@@ -185,9 +201,9 @@ class Jobs:
                 conninfo=self._db.url, min_size=1, max_size=4, kwargs={"options": GIVEN_UP}
             )
         )
-        app.job_manager = _OwnJobs(app.connector)
-        for name, registered in self._registered.items():
-            app.task(name=name, pass_context=True, retry=_Retry())(self._task(registered))
+        app.job_manager = FairQueue(app.connector, self._kinds, self._concurrency)
+        for kind in self._kinds.values():
+            app.task(name=kind.name, pass_context=True, retry=_Retry())(self._task(kind))
         async with app.open_async():
             rescue = asyncio.create_task(self._rescue(app))
             worker = asyncio.create_task(
@@ -195,7 +211,7 @@ class Jobs:
                     name=self._service,
                     concurrency=self._concurrency,
                     install_signal_handlers=False,
-                    fetch_job_polling_interval=2.0,
+                    fetch_job_polling_interval=POLL_SECONDS,
                     shutdown_graceful_timeout=1.0,
                     update_heartbeat_interval=HEARTBEAT_SECONDS,
                     stalled_worker_timeout=self._stalled_after,
@@ -215,64 +231,99 @@ class Jobs:
     async def _rescue(self, app: App) -> None:
         """Give jobs of silent workers back to the queue."""
         while True:
+            await self._release_late()
             for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=self._stalled_after):
                 log.warning("job.rescued", job=job.id, task=job.task_name)
                 await app.job_manager.retry_job(job)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    def _task(self, registered: _Registered) -> Callable[..., Awaitable[None]]:
+    def _task(self, kind: Kind) -> Callable[..., Awaitable[None]]:
         async def task(
             context: JobContext, cause: dict[str, Any] | None = None, key: str | None = None, **args: Any
         ) -> None:
             envelope = Envelope.from_json(cause) if cause else None
+            await self._release_late()
             attempt = await Attempt.claim(self._db, key or f"job-{context.job.id}", envelope)
-            with (
-                structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number),
-                spans.working(context.job.task_name, attempt.key, attempt.number, attempt.cause),
-            ):
-                await self._attempt(registered, attempt, args)
+            with structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number):
+                await self._attempt(kind, attempt, args)
 
         return task
 
-    async def _attempt(self, registered: _Registered, attempt: Attempt, args: dict[str, Any]) -> None:
+    async def _attempt(self, kind: Kind, attempt: Attempt, args: dict[str, Any]) -> None:
+        """One attempt, and what follows from its ending."""
         try:
-            if attempt.number > MAX_ATTEMPTS:
-                raise RuntimeError(f"gave up after {MAX_ATTEMPTS} attempts: the worker died each time")
-            log.info("job.started")
-            await registered.run(attempt, **args)
-            await self._end(attempt, "done")
-            log.info("job.done")
-        except Superseded:
-            log.warning("job.superseded")
-        except Exception as error:
-            if await self._is_over(attempt):
+            end = given_up(attempt.crashes) or await self._within_limit(kind, attempt, args)
+        except asyncio.CancelledError:
+            await self._release(attempt)
+            raise
+        if end.kind in ("done", "superseded"):
+            self._troubles.pop(attempt.key, None)
+            if end.kind == "done":
+                await self._end(attempt, "done")
+            else:
                 log.warning("job.superseded")
-                return
-            retryable = isinstance(error, _OUTAGE) or (isinstance(error, DriftwheelError) and error.retryable)
-            if retryable and attempt.number < MAX_ATTEMPTS:
-                log.warning("job.retry", error=type(error).__name__, detail=str(error)[:300])
-                raise _Again from error
-            log.exception("job.failed")
-            spans.mark_failed(error)
-            reason = str(error) if isinstance(error, DriftwheelError) else f"{type(error).__name__}: {error}"
-            if registered.failed:
-                with contextlib.suppress(Superseded):
-                    await registered.failed(attempt, reason[:2_000], **args)
-            await self._end(attempt, "cancelled" if isinstance(error, Cancelled) else "failed", reason[:500])
+            return
+        if again(end, attempt.retries):
+            self._troubles[attempt.key] += 1
+            seconds = pause(end, self._troubles[attempt.key])
+            log.warning("job.again", after=end.kind, error=end.name, detail=end.reason[:300], seconds=seconds)
+            if end.kind != "crash":
+                await self._release(attempt, counted=end.kind == "retry")
+            raise _Again(seconds)
+        self._troubles.pop(attempt.key, None)
+        await self._give_up(kind, attempt, end, args)
 
-    async def _end(self, attempt: Attempt, outcome: job_history.Outcome, error: str | None = None) -> None:
+    async def _within_limit(self, kind: Kind, attempt: Attempt, args: dict[str, Any]) -> Ending:
+        try:
+            async with asyncio.timeout(kind.seconds):
+                return await self._run(kind, attempt, args)
+        except TimeoutError:
+            return Ending(
+                "failed", f"It took longer than {kind.seconds:g} s, its limit, and was stopped.", "Overrun"
+            )
+
+    async def _give_up(self, kind: Kind, attempt: Attempt, end: Ending, args: dict[str, Any]) -> None:
+        """Turn the ending into a state and an event. If a part we need for that is away, the job stays and ends later."""
+        cancelled = end.kind == "cancelled"
+        reason = f"{end.reason} {kind.advice}".strip() if end.name in _WITH_ADVICE else end.reason
+        log.warning("job.cancelled" if cancelled else "job.given_up", error=end.name, detail=reason[:300])
+        close = (kind.cancelled if cancelled else None) or kind.failed
+        try:
+            if close:
+                await close(attempt, reason[:2_000], **args)
+        except Superseded:
+            return
+        except Exception as error:
+            if classify(error).passes:
+                self._troubles[attempt.key] += 1
+                await self._release(attempt)
+                raise _Again(pause(ending(error), self._troubles[attempt.key])) from error
+            log.exception("job.end_failed")
+        await self._end(attempt, "cancelled" if cancelled else "failed", reason[:500])
+
+    async def _end(self, attempt: Attempt, outcome: Outcome, error: str | None = None) -> None:
         """The work is done and committed: a database that is away now takes nothing of it back."""
         try:
-            await job_history.ended(self._db, attempt.key, attempt.number, outcome, error)
-        except _OUTAGE as outage:
-            log.warning("job.end_not_written", error=type(outage).__name__)
+            await attempt.ended(outcome, error)
+        except Exception as problem:
+            if not classify(problem).passes:
+                raise
+            log.warning("job.end_not_written", error=type(problem).__name__)
 
-    async def _is_over(self, attempt: Attempt) -> bool:
-        """Whether a newer attempt made this one's troubles pointless."""
+    async def _release(self, attempt: Attempt, *, counted: bool = False) -> None:
+        """Say that this attempt did not crash; later, if the database is away now."""
         try:
-            await attempt.check()
-        except Superseded:
-            return True
-        except (Cancelled, *_OUTAGE):
-            return False
-        return False
+            await asyncio.shield(attempt.release(counted=counted))
+        except Exception as problem:
+            if not classify(problem).passes:
+                raise
+            self._unreleased.append(attempt)
+
+    async def _release_late(self) -> None:
+        """Before anything is decided by the crashes of a job."""
+        late, self._unreleased = self._unreleased, []
+        for attempt in late:
+            await self._release(attempt)
+
+
+_WITH_ADVICE = ("Overrun", "Crashed", "MemoryError")

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
-from shared.jobs.history import JOBS_OF
+from shared.jobs.attempts import JOBS_OF
 from shared.operations.event_log import summary
 
 LIMIT = 2_000

@@ -23,7 +23,6 @@ from shared.contracts.events import DatasetReady, Event, ModelDeclared, ModelRej
 from shared.contracts.policy import Budget, Policy, Recipe
 from shared.delivery.unit_of_work import Database
 from shared.jobs.attempts import Attempt
-from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
 from tests.conftest import PostgresServer, S3Store
 from tests.kit import Keys, announced, asking, connected, deferred, empty, tell, until
@@ -166,7 +165,6 @@ async def world(settings: Settings, keys: Keys, s3: S3Store) -> AsyncIterator[Wo
     await empty(db, Table.metadata)
     service = TrainerService(
         app.state.store,
-        Jobs("trainer", db),
         SystemClock(),
         base=("default", base_digest(settings.base_model)),
         methods=tuple(METHODS),

@@ -345,29 +345,6 @@ async def test_an_outage_is_tried_again_and_not_held_against_the_run(world: Worl
     assert (await world.run(run_id)).state == "succeeded"
 
 
-async def test_a_run_that_kills_its_worker_three_times_is_given_up(world: World) -> None:
-    class Killed(BaseException):
-        """Stands for the end of the process."""
-
-    class Deadly:
-        def __getattr__(self, name: str) -> Any:
-            async def kill(bucket: str, *args: Any) -> Any:
-                if bucket == DATASETS:
-                    raise Killed
-                return await getattr(world.objects, name)(bucket, *args)
-
-            return kill
-
-    run_id = await world.queued()
-    for _ in range(3):
-        with pytest.raises(Killed):
-            await train(world, run_id, objects=Deadly())  # type: ignore[arg-type]
-    await train(world, run_id, objects=Deadly())  # type: ignore[arg-type]
-    run = await world.run(run_id)
-    assert run.state == "failed"
-    assert "died 3 times" in run.reason
-
-
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(Trainer, "_corpus"), (Trainer, "_resume"), (Checkpoints, "save"), (job, "publish_artifact")],
