@@ -47,6 +47,7 @@ class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
         le=512,
         description="Largest rank of any adapter; a generous value makes vLLM up to 7 times slower.",
     )
+    replicas: int = Field(1, ge=1, le=4, description="How many times each service and each worker runs.")
     engine_url: str | None = Field(None, description="Your own engine; then none is started.")
     kafka_bootstrap: str | None = Field(None, description="Your own Kafka, host:port; then none is started.")
     postgres_url: SecretStr | None = Field(

@@ -69,8 +69,13 @@ class Site:
         key = self.credentials.s3[role]
         return key.access, key.secret
 
-    def env_for(self, service: str) -> dict[str, str]:
-        """Settings of one service as environment variables, prefix `DRIFTWHEEL_<SERVICE>__`."""
+    def env_for(self, service: str, part: str | None = None) -> dict[str, str]:
+        """Settings of one service as environment variables, prefix `DRIFTWHEEL_<SERVICE>__`.
+
+        Args:
+            part: the replica that is told; each has a port and a folder of its own.
+        """
+        part = part or service
         at = Addresses(
             kafka=self.kafka(service),
             postgres=self.postgres_admin_url,
@@ -79,12 +84,10 @@ class Site:
             http_host=LOOPBACK,
             jwks_file=str(self.home / "secrets" / "jwks.json"),
             base_model=str(self.settings.base_model),
-            adapter_cache=str(self.folder("serving", "adapters")),
+            adapter_cache=str(self.folder(part, "adapters")),
         )
         password, key = self.credentials.postgres.get(service, ""), self.s3_key(service)
-        told = service_environment(
-            service, at, self.ports.get(service, 0), password, key, self.settings.engine
-        )
+        told = service_environment(service, at, self.ports.get(part, 0), password, key, self.settings.engine)
         if not self.settings.own_kafka:
             return told
         # In a user's own Kafka a service may have its own account: DRIFTWHEEL_<SERVICE>__KAFKA_USERNAME and the like.

@@ -14,7 +14,7 @@ import psutil
 from infra import prometheus
 from infra.local import credentials, ports, state
 from infra.local.part import Part
-from infra.local.parts import PARTS
+from infra.local.parts import parts_of
 from infra.local.process import memory_bytes, sweep
 from infra.local.runner import Runner
 from infra.local.settings import LocalSettings
@@ -75,6 +75,7 @@ class Stack:
         self._lock = state.lock(self.home)
         self._id = uuid.uuid4().hex[:12]
         sweep(self.home, besides=self._id)
+        self._parts = parts_of(self.settings.replicas)
         self._held = self._reserve_ports()
         numbers = {name: held.getsockname()[1] for name, held in self._held.items()}
         self.site = Site(self.settings, credentials.load_or_create(self.home / "secrets"), numbers)
@@ -96,7 +97,9 @@ class Stack:
     def _reserve_ports(self) -> dict[str, Any]:
         last = state.read(self.home).get("ports", {})
         preferred = {"caddy": self.settings.http_port} | (last if isinstance(last, dict) else {})
-        return {name: ports.reserve(preferred.get(name)) for part in PARTS.values() for name in part.ports}
+        return {
+            name: ports.reserve(preferred.get(name)) for part in self._parts.values() for name in part.ports
+        }
 
     def start(self, *parts: str, progress: Progress | None = None) -> Self:
         """Start these parts (all, when none is named) and what they need; returns when every one is ready.
@@ -104,12 +107,12 @@ class Stack:
         Raises StartFailed when one is not; parts already started stay up until `stop`.
         """
         self._progress = progress or self._progress
-        wanted = closure(parts or PARTS, PARTS)
+        wanted = closure(parts or self._parts, self._parts)
         new = [name for name in wanted if name not in self._runners]
         for name in new:
-            needs = [self._runners[need] for need in PARTS[name].needs]
+            needs = [self._runners[need] for need in self._parts[name].needs]
             mark = f"{self.home}|{self._id}|{name}"
-            self._runners[name] = Runner(PARTS[name], self.site, mark, needs, self._changed)
+            self._runners[name] = Runner(self._parts[name], self.site, mark, needs, self._changed)
         for name in new:
             self._runners[name].start()
         self._await([self._runners[name] for name in wanted])
@@ -132,7 +135,7 @@ class Stack:
         if self._closing.is_set():
             return
         self._closing.set()
-        for wave in waves(self._runners, PARTS):
+        for wave in waves(self._runners, self._parts):
             for name in wave:
                 self._runners[name].begin_stop()
             for name in wave:

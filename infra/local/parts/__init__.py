@@ -10,17 +10,22 @@ from infra.local.parts.postgres import Postgres
 from infra.local.parts.s3 import Store
 from infra.local.parts.service import Service, Worker
 
-PARTS: dict[str, Part] = {
-    part.name: part
-    for part in (
+
+def parts_of(replicas: int) -> dict[str, Part]:
+    """The parts of a stack in which each service and each worker runs this many times."""
+    several = range(1, replicas + 1)
+    made: tuple[Part, ...] = (
         Kafka(),
         Postgres(),
         Store(),
         Engine(),
-        *(Service(name) for name in SERVICES),
-        Worker("trainer"),
-        Worker("evaluator"),
+        *(Service(name, number) for name in SERVICES for number in several),
+        *(Worker(name, number) for name in WORKERS for number in several),
         Console(),
-        FrontDoor(),
+        FrontDoor(replicas),
     )
-}
+    return {part.name: part for part in made}
+
+
+WORKERS = ("trainer", "evaluator")
+PARTS = parts_of(1)

@@ -13,6 +13,11 @@ from infra.local.site import Site, python_environment
 _MIGRATING = threading.Lock()
 
 
+def replica_name(part: str, replica: int) -> str:
+    """`data`, `data-2`, `data-3`, …"""
+    return part if replica == 1 else f"{part}-{replica}"
+
+
 class MigrationFailed(Exception):
     """The database of a service could not be brought up to date; the message says why."""
 
@@ -24,9 +29,10 @@ class Service(Part):
     start_seconds = 120.0
     stop_seconds = 30.0
 
-    def __init__(self, name: str):
-        self.name = self.service = name
-        self.ports = (name,)
+    def __init__(self, service: str, replica: int = 1):
+        self.service = service
+        self.name = replica_name(service, replica)
+        self.ports = (self.name,)
 
     def prepare(self, site: Site) -> None:
         from shared.delivery.schema import upgrade  # seconds of imports that `status` and `down` need not pay
@@ -45,14 +51,15 @@ class Service(Part):
         fetch(f"{site.url(self.name)}/health/ready")
 
     def _environment(self, site: Site) -> dict[str, str]:
-        return python_environment() | site.settings_of(self.service) | site.env_for(self.service)
+        return python_environment() | site.settings_of(self.service) | site.env_for(self.service, self.name)
 
 
 class Worker(Service):
     """`python -m services.<name>.worker`: the long work of a service, kept on its own cores."""
 
-    def __init__(self, service: str):
-        self.name, self.service = f"{service}-worker", service
+    def __init__(self, service: str, replica: int = 1):
+        self.service = service
+        self.name = replica_name(f"{service}-worker", replica)
         self.needs = (*Service.needs, service)
         self.ports = ()
 
