@@ -18,6 +18,7 @@ from rich.table import Table
 
 from infra.local import state
 from infra.local.process import marked, rotate, sweep, tail
+from infra.local.runner import UP
 from infra.local.settings import LocalSettings
 from infra.local.site import python_environment
 from infra.local.state import AlreadyRunning
@@ -26,6 +27,8 @@ Say = Callable[[str], None]
 MARKS = {
     "ready": "[green]✓[/]",
     "external": "[green]✓[/]",
+    "degraded": "[yellow]![/]",
+    "unready": "[yellow]…[/]",
     "failed": "[red]✗[/]",
     "restarting": "[yellow]↻[/]",
 }
@@ -39,7 +42,7 @@ def say_rich(line: str) -> None:
 
 def line_of(part: str, now: dict[str, Any]) -> str:
     """One line of rich markup: state, name, seconds, and why where there is a reason."""
-    seconds = f"{now['seconds']:.1f} s" if now["state"] in ("ready", "external") else ""
+    seconds = f"{now['seconds']:.1f} s" if now["state"] in UP else ""
     reason = str(now["detail"]).partition("\n")[0]
     return (
         f"{MARKS.get(now['state'], '·')} {part:<17} {now['state']:<10} {seconds:>8}  [dim]{escape(reason)}[/]"
@@ -148,7 +151,7 @@ def _detach(wanted: LocalSettings, parts: Sequence[str], say: Say) -> dict[str, 
         if now.get("pid") == supervisor.pid:
             for part, snapshot in now["parts"].items():
                 tell(part, snapshot)
-            if now["state"] == "ready":
+            if now["state"] in ("ready", "degraded"):
                 say(f"everything is up: {now['urls']['caddy']}  (stop it with `driftwheel down`)")
                 return now
         time.sleep(0.2)

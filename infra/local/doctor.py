@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -47,7 +48,7 @@ class Check:
 def examine(settings: LocalSettings | None = None) -> list[Check]:
     """All checks, in the order in which mending them makes sense. Starts nothing and changes nothing."""
     settings = settings or LocalSettings()
-    return [check(settings) for check in CHECKS]
+    return [check(settings) for check in CHECKS] + _parts(settings)
 
 
 def report(settings: LocalSettings | None = None) -> dict[str, object]:
@@ -141,6 +142,8 @@ def _base_model(settings: LocalSettings) -> Check:
 
 def _secrets(settings: LocalSettings) -> Check:
     folder = settings.home / "secrets"
+    if settings.home.exists() and settings.home.stat().st_mode & 0o077:
+        return Check("secrets", f"others can look into {settings.home}", f"run `chmod 700 {settings.home}`")
     files = [folder / name for name in SECRET_FILES if (folder / name).exists()]
     if open_ones := [str(f) for f in files if f.stat().st_mode & 0o077]:
         return Check(
@@ -157,6 +160,37 @@ def _leftovers(settings: LocalSettings) -> Check:
     pids = [str(process.pid) for process in marked(settings.home)]
     found = f"left by a crash: pids {', '.join(pids)}" if pids else "nothing left by an earlier stack"
     return Check("processes", found, "run `driftwheel down`" if pids else "")
+
+
+def _parts(settings: LocalSettings) -> list[Check]:
+    """Every part of the running stack that is not well, with the next step."""
+    if not state.running(settings.home):
+        return []
+    parts = state.read(settings.home).get("parts", {})
+    found = [Check(name, _said(now), _next_step(name, now)) for name, now in parts.items() if not _well(now)]
+    return found or [Check("parts", f"all {len(parts)} are well")]
+
+
+def _well(now: dict[str, Any]) -> bool:
+    return now["state"] in ("ready", "external")
+
+
+def _said(now: dict[str, Any]) -> str:
+    return f"{now['state']}: {str(now['detail']).partition(chr(10))[0]}".removesuffix(": ")
+
+
+def _next_step(name: str, now: dict[str, Any]) -> str:
+    service = name.removesuffix("-worker")
+    if now["state"] == "degraded" and "stopped" in now["detail"]:
+        return (
+            f"see what died: `driftwheel dlq list --service {service}`; mend the cause, then "
+            f"`driftwheel consumers list` and `driftwheel consumers resume {service} TOPIC`"
+        )
+    if now["state"] in ("degraded", "unready"):
+        return f"it goes on by itself once that is mended; if nothing else is wrong here, read {now['log']}"
+    if now["state"] in ("waiting", "preparing", "starting"):
+        return "wait until `driftwheel up` is done"
+    return f"it is started again by itself; read {now['log']}"
 
 
 CHECKS: tuple[Callable[[LocalSettings], Check], ...] = (

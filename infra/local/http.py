@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from infra.local.part import NotReady
@@ -18,3 +19,21 @@ def fetch(url: str, body: dict[str, Any] | None = None, timeout_seconds: float =
         if not 200 <= answer.status < 300:
             raise NotReady(f"{url} answered {answer.status}")
         return str(answer.read().decode())
+
+
+def ask(url: str, timeout_seconds: float = 5.0) -> tuple[bool, dict[str, Any]]:
+    """Whether a probe says yes, and its JSON document, empty when there is none; raises urllib's errors without an answer."""
+    try:
+        with _OPENER.open(url, timeout=timeout_seconds) as answer:
+            return True, _document(answer.read())
+    except HTTPError as refused:
+        with refused:
+            return False, _document(refused.read())
+
+
+def _document(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

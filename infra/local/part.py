@@ -15,6 +15,19 @@ class NotReady(Exception):
 
 
 @dataclass(frozen=True)
+class Sight:
+    """What a part that answers says of itself.
+
+    `alive` is False when only a restart helps; `waits` says why it cannot do its work yet, and `troubles` what of it
+    stands still though it answers. Both are words for people.
+    """
+
+    alive: bool = True
+    waits: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Launch:
     """One process to run: `user` is a system user to become (only when we are root), `cpus` the cores it may use."""
 
@@ -34,6 +47,11 @@ class Part(ABC):
     ports: tuple[str, ...] = ()
     """Names of the loopback ports it listens on."""
     start_seconds: float = 60.0
+    """How long it may be silent after its start. One that answers, and waits for another part, is left alone."""
+    look_seconds: float = 5.0
+    """Between two looks at a part that runs."""
+    silent_seconds: float = 60.0
+    """How long one that runs may be silent before it is started again."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 10.0
 
@@ -54,6 +72,11 @@ class Part(ABC):
 
         `since` is when its process was started, in seconds since the epoch.
         """
+
+    def look(self, site: Site, since: float) -> Sight:
+        """What it says of itself, in one cheap request; raise anything when it does not answer."""
+        self.check(site, since)
+        return Sight()
 
     def provide(self, site: Site) -> None:  # noqa: B027  as above
         """Create what others rely on (topics, databases, buckets); idempotent, runs after the first successful check."""

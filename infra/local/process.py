@@ -44,8 +44,11 @@ class Process:
     def exit_code(self) -> int | None:
         return self._popen.poll()
 
-    def wait(self) -> int:
-        return self._popen.wait()
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, or None while it still runs after so many seconds."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(seconds)
+        return None
 
     def send(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)  # does nothing once the child was reaped

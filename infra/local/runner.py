@@ -1,4 +1,8 @@
-"""Drives one part through its life: wait for what it needs, start, check, provide, restart with back-off, stop."""
+"""Drives one part through its life: wait for what it needs, start, check, provide, watch, restart with back-off, stop.
+
+A part is started again when it ended, says that it is stuck, or is silent for too long. One that answers and waits for
+another part is left alone: starting it again would not bring the other one back.
+"""
 
 import threading
 import time
@@ -6,13 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from infra.local.part import Part
+from infra.local.part import Part, Sight
 from infra.local.process import Process, tail
 from infra.local.site import Site
 
-State = Literal["waiting", "preparing", "starting", "ready", "external", "restarting", "failed", "stopped"]
+State = Literal[
+    "waiting", "preparing", "starting", "ready", "degraded", "unready", "external", "restarting", "failed", "stopped"
+]  # fmt: skip
+"""`degraded`: it answers, but some of its work stands still. `unready`: it runs, and waits for another part."""
+UP = ("ready", "degraded", "external")
 FIRST_ATTEMPTS = 3
 STEADY_SECONDS = 30.0
+STUCK_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 
@@ -44,6 +53,8 @@ class Runner:
         self._stopping = threading.Event()
         self._asked_restart = False
         self._process: Process | None = None
+        self._provided = False
+        self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=part.name, daemon=True)
 
     def start(self) -> None:
@@ -65,14 +76,16 @@ class Runner:
 
     def kill(self) -> None:
         """kill -9 the process, as a crash would; it is started again with back-off."""
-        self.ready.clear()
         self._running().kill()
+        with self._telling:
+            self.ready.clear()
 
     def restart(self) -> None:
         """Stop the process in good order; it is started again at once."""
-        self.ready.clear()
         self._asked_restart = True
         self._running().stop(self.part.stop_signal, self.part.stop_seconds)
+        with self._telling:
+            self.ready.clear()
 
     def snapshot(self) -> dict[str, object]:
         return {**asdict(self.status), "log": str(self.site.log(self.part.name))}
@@ -107,63 +120,101 @@ class Runner:
         return True
 
     def _live_with_external(self) -> None:
-        started = time.monotonic()
-        if reason := self._until_ready(started):
-            self._fail(f"your own {self.part.name} does not answer: {reason}")
-            return
-        self.part.provide(self.site)
-        self._set("external", seconds=time.monotonic() - started)
-        self.ready.set()
+        started, reason = time.monotonic(), "not checked"
+        while not self._stopping.wait(POLL_SECONDS if not self._provided else self.part.look_seconds):
+            try:
+                self.part.check(self.site, time.time())
+                if not self._provided:
+                    self.part.provide(self.site)
+                    self._provided = True
+                    self._set("external", seconds=time.monotonic() - started)
+                self._set("external", detail="")
+                self.ready.set()
+            except Exception as error:  # noqa: BLE001  a part that is away fails in its client library's own ways
+                reason = f"your own {self.part.name} does not answer: {type(error).__name__}: {error}"
+                if self._provided:
+                    self._set("unready", detail=reason)
+                elif time.monotonic() - started > self.part.start_seconds:
+                    self._fail(reason)
+                    return
 
     def _keep_alive(self) -> None:
-        failures, provided = 0, False
+        failures = 0
         while not self._stopping.is_set():
             started = time.monotonic()
             self._process = Process(self.part.launch(self.site), self.site.log(self.part.name), self._mark)
-            self._set("starting" if not provided else "restarting", pid=self._process.pid)
-            reason = self._until_ready(started)
-            if reason is None:
-                if not provided:
-                    self.part.provide(self.site)
-                    provided = True
-                self._set("ready", seconds=time.monotonic() - started, detail="")
-                self.ready.set()
-                reason = f"exited with code {self._process.wait()}"
+            self._set("starting" if not self._provided else "restarting", pid=self._process.pid)
+            reason = self._watch(self._process, started)
+            steady = self.status.state in UP and time.monotonic() - started > STEADY_SECONDS
             self.ready.clear()
             self._process.stop(self.part.stop_signal, self.part.stop_seconds)  # the rest of its group, if any
             if self._stopping.is_set():
                 return
-            steady = self.status.state == "ready" and time.monotonic() - started > STEADY_SECONDS
             failures = 0 if self._asked_restart else 1 if steady else failures + 1
             self._asked_restart = False
-            if not provided and failures >= FIRST_ATTEMPTS:
+            if not self._provided and failures >= FIRST_ATTEMPTS:
                 self._fail(f"{reason}\n{tail(self.site.log(self.part.name))}")
                 return
             self.status.restarts += 1
             self._set("restarting", pid=None, detail=reason)
             self._stopping.wait(back_off(failures) if failures else 0)
 
-    def _until_ready(self, started: float) -> str | None:
-        """None when the check passed, else why it never did."""
-        reason, since = "not checked", time.time() - (time.monotonic() - started)
-        while time.monotonic() - started < self.part.start_seconds:
-            if self._stopping.wait(POLL_SECONDS):
-                return "stopping"
-            if self._process and (code := self._process.exit_code()) is not None:
-                return f"exited with code {code} before it was ready"
+    def _watch(self, process: Process, started: float) -> str:
+        """Look at the process until it has to be started again; says why."""
+        since, heard, well = time.time() - (time.monotonic() - started), started, started
+        was_ready, pause = False, POLL_SECONDS
+        while not self._stopping.is_set():
+            if (code := process.wait(pause)) is not None:
+                return f"exited with code {code}{'' if was_ready else ' before it was ready'}"
             try:
-                self.part.check(self.site, since)
+                sight = self.part.look(self.site, since)
+                if not was_ready and sight.alive and not sight.waits:
+                    self.part.check(self.site, since)
+                    was_ready = True
             except Exception as error:  # noqa: BLE001  a part not up yet fails in its client library's own ways
-                reason = f"{type(error).__name__}: {error}"
+                silent, why = time.monotonic() - heard, f"{type(error).__name__}: {error}"
+                if silent > (self.part.silent_seconds if was_ready else self.part.start_seconds):
+                    return (
+                        f"not ready after {silent:.0f} s: {why}"
+                        if not was_ready
+                        else f"silent for {silent:.0f} s: {why}"
+                    )
+                if was_ready and silent > 2 * self.part.look_seconds:
+                    self._set("degraded", detail=f"silent for {silent:.0f} s: {why}")
                 continue
-            return None
-        return f"not ready after {self.part.start_seconds:.0f} s: {reason}"
+            heard = time.monotonic()
+            well = heard if sight.alive else well
+            if heard - well > STUCK_SECONDS:
+                return f"said for {heard - well:.0f} s that it is stuck"
+            pause = self.part.look_seconds if was_ready else min(1.0, pause * 1.2)
+            self._tell(process, sight, started)
+        return "stopping"
+
+    def _tell(self, process: Process, sight: Sight, started: float) -> None:
+        """Show what the part says of itself."""
+        if not sight.waits and not self._provided:
+            self.part.provide(self.site)
+            self._provided = True
+        with self._telling:
+            if process.exit_code() is not None:
+                return
+            detail = "; ".join((*sight.waits, *sight.troubles))
+            if sight.waits:
+                self.ready.clear()
+                self._set("unready", detail=detail)
+                return
+            if not self.ready.is_set():
+                self.status.seconds = time.monotonic() - started
+            self._set("degraded" if sight.troubles else "ready", detail=detail)
+            self.ready.set()
 
     def _fail(self, reason: str) -> None:
         self._set("failed", pid=None, detail=reason)
 
     def _set(self, state: State, **changes: object) -> None:
+        before = asdict(self.status)
         self.status.state = state
         for name, value in changes.items():
             setattr(self.status, name, value)
-        self._changed(self.part.name)
+        if asdict(self.status) != before:
+            self._changed(self.part.name)

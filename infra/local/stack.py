@@ -16,7 +16,7 @@ from infra.local import credentials, ports, state
 from infra.local.part import Part
 from infra.local.parts import parts_of
 from infra.local.process import memory_bytes, sweep
-from infra.local.runner import Runner
+from infra.local.runner import UP, Runner
 from infra.local.settings import LocalSettings
 from infra.local.site import Site, python_environment
 from infra.local.state import AlreadyRunning
@@ -82,6 +82,7 @@ class Stack:
         targets = {name: f"{ports.LOOPBACK}:{numbers[name]}" for name in (*prometheus.SCRAPED, "engine")}
         (self.home / "prometheus.yml").write_text(prometheus.config(targets, str(prometheus.ALERTS)))
         self._runners: dict[str, Runner] = {}
+        self._started = False
         self._memory: dict[str, int] = {}
         self._progress: Progress | None = None
         self._closing, self._writing = threading.Event(), threading.Lock()
@@ -116,11 +117,21 @@ class Stack:
         for name in new:
             self._runners[name].start()
         self._await([self._runners[name] for name in wanted])
+        self._started = True
         return self
 
     def _await(self, runners: list[Runner]) -> None:
+        waiting_since = time.monotonic()
         for runner in runners:
             while not runner.ready.wait(0.1):
+                missing = [r for r in runners if not r.ready.is_set()]
+                if any(r.status.state != "unready" for r in missing):
+                    waiting_since = time.monotonic()
+                if missing and time.monotonic() - waiting_since > missing[0].part.start_seconds:
+                    waits = "; ".join(f"{r.part.name} waits: {r.status.detail}" for r in missing)
+                    raise StartFailed(
+                        f"all else is up, but {waits}\nIts log: {self.site.log(missing[0].part.name)}"
+                    )
                 broken = next((r for r in runners if r.status.state == "failed"), None)
                 if broken:
                     name = broken.part.name
@@ -227,7 +238,9 @@ class Stack:
             return "stopping" if states - {"stopped", "failed"} else "stopped"
         if "failed" in states:
             return "failed"
-        return "ready" if states <= {"ready", "external"} else "starting"
+        if states <= {"ready", "external"}:
+            return "ready"
+        return "degraded" if self._started and states <= {*UP, "unready"} else "starting"
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):

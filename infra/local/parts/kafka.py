@@ -22,6 +22,7 @@ LOGGING = Path(jars.__file__).with_name("log4j2.properties")
 class Kafka(Part):
     name = "kafka"
     ports = ("kafka", "kafka_controller")
+    look_seconds = 15.0
     stop_seconds = 15.0
 
     def external(self, site: Site) -> bool:

@@ -2,15 +2,18 @@
 
 import sys
 import threading
+import time
+from typing import Any
 
 import psycopg
 
-from infra.local.http import fetch
-from infra.local.part import Launch, NotReady, Part, cpu_share
+from infra.local.http import ask
+from infra.local.part import Launch, NotReady, Part, Sight, cpu_share
 from infra.local.site import Site, python_environment
 
 # Alembic keeps its migration context in module globals, so one database at a time.
 _MIGRATING = threading.Lock()
+HEARTBEAT_SECONDS = 30.0
 
 
 def replica_name(part: str, replica: int) -> str:
@@ -48,7 +51,16 @@ class Service(Part):
         return Launch(command, self._environment(site), site.folder(self.name))
 
     def check(self, site: Site, since: float) -> None:
-        fetch(f"{site.url(self.name)}/health/ready")
+        ready, said = ask(f"{site.url(self.name)}/health/ready")
+        if not ready:
+            raise NotReady("; ".join(_reasons(said)) or "it says that it is not ready")
+
+    def look(self, site: Site, since: float) -> Sight:
+        alive, _ = ask(f"{site.url(self.name)}/health/live")
+        ready, said = ask(f"{site.url(self.name)}/health/ready")
+        return Sight(
+            alive, () if ready else _reasons(said) or ("it says that it is not ready",), _troubles(said)
+        )
 
     def _environment(self, site: Site) -> dict[str, str]:
         return python_environment() | site.settings_of(self.service) | site.env_for(self.service, self.name)
@@ -79,3 +91,24 @@ class Worker(Service):
         with psycopg.connect(site.database_url(self.service), connect_timeout=3) as connection:
             if connection.execute(alive, [since]).fetchone() == (0,):
                 raise NotReady("it has written no heartbeat to its database yet")
+
+    def look(self, site: Site, since: float) -> Sight:
+        """Silent while its database answers, it hangs; without a database nobody can tell."""
+        try:
+            self.check(site, time.time() - HEARTBEAT_SECONDS)
+        except psycopg.OperationalError:
+            return Sight(waits=("database: it does not answer",))
+        return Sight()
+
+
+def _reasons(said: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(reason) for reason in said.get("reasons", ()))
+
+
+def _troubles(said: dict[str, Any]) -> tuple[str, ...]:
+    """Parts of the service that stand still, as it reports them."""
+    return tuple(
+        f"{part.get('name')}: {part.get('state')}" + (f" ({part['detail']})" if part.get("detail") else "")
+        for part in said.get("parts", ())
+        if isinstance(part, dict) and part.get("state") not in ("running", "starting")
+    )

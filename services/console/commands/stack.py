@@ -53,6 +53,8 @@ def status(as_json: AsJson = False) -> None:
         show_json(found)
     elif found["parts"]:
         out.print(commands.table(found))
+        if found["state"] != "ready":
+            out.print("[yellow]not everything is well[/]; what to do: driftwheel doctor")
     else:
         out.print(f"[dim]nothing runs in {found['home']}; start it: driftwheel up[/]")
     if found["state"] == "stopped":

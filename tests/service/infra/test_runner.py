@@ -1,14 +1,15 @@
 """One part and its thread, with small processes in place of servers."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from infra.local.credentials import load_or_create
-from infra.local.part import Launch, NotReady, Part
+from infra.local.part import Launch, NotReady, Part, Sight
 from infra.local.runner import FIRST_ATTEMPTS, Runner
 from infra.local.settings import LocalSettings
 from infra.local.site import Site, base_environment
@@ -32,6 +33,34 @@ class Script(Part):
 
     def provide(self, site: Site) -> None:
         self.provided += 1
+
+
+class Talker(Script):
+    """Says of itself what the test wants; silent when that is nothing."""
+
+    look_seconds, start_seconds, silent_seconds = 0.05, 0.5, 0.5
+
+    def __init__(self, sight: Sight | None, *, external: bool = False):
+        super().__init__("import time; time.sleep(600)", "talker")
+        self.sight, self.is_external = sight, external
+
+    def external(self, site: Site) -> bool:
+        return self.is_external
+
+    def check(self, site: Site, since: float) -> None:
+        self.look(site, since)
+
+    def look(self, site: Site, since: float) -> Sight:
+        if self.sight is None:
+            raise NotReady("no answer")
+        return self.sight
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -122,3 +151,73 @@ def test_children_of_a_crashed_process_do_not_outlive_it(site: Site, runners: li
     runner.kill()
     child.wait(10)
     assert not child.is_running()
+
+
+def test_a_part_that_waits_for_another_is_left_alone_however_long_that_takes(
+    site: Site, runners: list[Runner]
+) -> None:
+    part = Talker(Sight(waits=("engine: it loads its model",)))
+    runner = run(part, site, runners)
+    until(lambda: runner.status.state == "unready", "it is seen to wait")
+    pid = runner.status.pid
+    assert not runner.ready.wait(4 * part.start_seconds)
+    assert (runner.status.restarts, runner.status.pid) == (0, pid)
+    assert runner.status.detail == "engine: it loads its model"
+    part.sight = Sight()
+    assert runner.ready.wait(30)
+    assert (runner.status.state, runner.status.detail, part.provided) == ("ready", "", 1)
+    part.sight = Sight(waits=("database: away",))
+    until(lambda: not runner.ready.is_set(), "it is not ready any more")
+    part.sight = Sight()
+    assert runner.ready.wait(30)
+    assert (runner.status.restarts, runner.status.pid, part.provided) == (0, pid, 1)
+
+
+def test_a_part_that_answers_though_some_of_its_work_stands_still_is_not_called_ready(
+    site: Site, runners: list[Runner]
+) -> None:
+    part = Talker(Sight(troubles=("consumer a.b: stopped (50 messages died in a row)",)))
+    runner = run(part, site, runners)
+    assert runner.ready.wait(30)
+    assert runner.status.state == "degraded"
+    assert "50 messages died" in runner.status.detail
+    part.sight = Sight()
+    until(lambda: runner.status.state == "ready", "it is well again")
+    assert runner.status.restarts == 0
+
+
+def test_a_part_that_says_it_is_stuck_is_started_again(
+    site: Site, runners: list[Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.local.runner.STUCK_SECONDS", 0.3)
+    part = Talker(Sight())
+    runner = run(part, site, runners)
+    assert runner.ready.wait(30)
+    part.sight = Sight(alive=False)
+    until(lambda: runner.status.restarts == 1, "a restart")
+    assert "stuck" in runner.status.detail
+    part.sight = Sight()
+    assert runner.ready.wait(30)
+
+
+def test_a_part_that_falls_silent_is_started_again(site: Site, runners: list[Runner]) -> None:
+    part = Talker(Sight())
+    runner = run(part, site, runners)
+    assert runner.ready.wait(30)
+    part.sight = None
+    until(lambda: runner.status.restarts >= 1, "a restart")
+    part.sight = Sight()
+    assert runner.ready.wait(30)
+
+
+def test_a_part_of_the_user_that_goes_away_is_shown_and_comes_back(site: Site, runners: list[Runner]) -> None:
+    part = Talker(Sight(), external=True)
+    runner = run(part, site, runners)
+    assert runner.ready.wait(30)
+    assert runner.status.state == "external"
+    part.sight = None
+    until(lambda: runner.status.state == "unready", "it is away")
+    assert "your own talker does not answer" in runner.status.detail
+    part.sight = Sight()
+    until(lambda: runner.status.state == "external", "it is back")
+    assert (runner.status.pid, part.provided) == (None, 1)

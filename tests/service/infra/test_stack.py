@@ -18,9 +18,10 @@ import pytest
 
 from infra.kafka import topics
 from infra.local import commands, state
+from infra.local.part import Launch, Part, Sight
 from infra.local.parts import PARTS
 from infra.local.process import marked
-from infra.local.site import python_environment
+from infra.local.site import Site, base_environment, python_environment
 from infra.local.stack import AlreadyRunning, Stack, StartFailed
 from tests.conftest import KafkaBroker, PostgresServer, S3Store
 
@@ -210,6 +211,33 @@ def test_a_part_that_cannot_start_is_named_with_its_log(home: Path) -> None:
         stack.start("engine")
     assert "engine" in str(caught.value)
     assert "make setup" in str(caught.value)
+    assert users_of(home) == []
+
+
+class Waiting(Part):
+    """Answers, and waits for something that never comes."""
+
+    name, start_seconds, look_seconds = "waiting", 1.0, 0.1
+
+    def launch(self, site: Site) -> Launch:
+        return Launch(["sleep", "600"], base_environment(), site.home)
+
+    def check(self, site: Site, since: float) -> None:
+        raise AssertionError("it said that it waits")
+
+    def look(self, site: Site, since: float) -> Sight:
+        return Sight(waits=("a model: it is not declared",))
+
+
+def test_a_start_ends_when_a_part_waits_though_all_else_is_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PARTS, "waiting", Waiting())
+    with (
+        Stack(home, **SETTINGS) as stack,
+        pytest.raises(StartFailed, match="all else is up, but waiting waits: a model: it is not declared"),
+    ):
+        stack.start("postgres", "waiting")
     assert users_of(home) == []
 
 

@@ -1,12 +1,15 @@
 """Each thing `doctor` finds wrong says how to mend it."""
 
+import io
 import stat
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from infra.local import doctor
+from infra.local import commands, doctor, state
 from infra.local.credentials import load_or_create
 from infra.local.settings import LocalSettings
 
@@ -44,7 +47,10 @@ def test_the_small_engine_and_your_own_parts_need_no_installation(settings: Loca
 
 
 def test_a_secret_that_others_can_read_is_found(settings: LocalSettings) -> None:
+    settings.home.mkdir(mode=0o755)
     load_or_create(settings.home / "secrets")
+    assert found(settings, "secrets").mend == f"run `chmod 700 {settings.home}`"
+    settings.home.chmod(0o700)
     assert found(settings, "secrets").ok
     key = settings.home / "secrets" / "signing-key.json"
     key.chmod(0o644)
@@ -59,3 +65,44 @@ def test_a_full_disk_is_found(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
     assert found(settings, "disk").ok == ok
+
+
+PARTS: dict[str, dict[str, str]] = {
+    "kafka": {"state": "ready", "detail": "", "log": "kafka.log"},
+    "registry": {
+        "state": "degraded",
+        "detail": "consumer model.trained: stopped (50 messages died in a row)",
+        "log": "registry.log",
+    },
+    "serving": {"state": "unready", "detail": "engine: it loads its model", "log": "serving.log"},
+    "monitor": {"state": "restarting", "detail": "exited with code 1", "log": "monitor.log"},
+}
+
+
+def test_each_part_of_a_running_stack_that_is_not_well_has_a_next_step(settings: LocalSettings) -> None:
+    settings.home.mkdir()
+    held = state.lock(settings.home)
+    state.write(settings.home, {"parts": PARTS, "state": "degraded"})
+    told = {check.name: check for check in doctor.examine(settings) if check.name in PARTS}
+    assert set(told) == {"registry", "serving", "monitor"}
+    assert "50 messages died in a row" in told["registry"].found
+    assert "driftwheel consumers resume registry" in told["registry"].mend
+    assert "by itself" in told["serving"].mend
+    assert "monitor.log" in told["monitor"].mend
+    assert not doctor.report(settings)["ok"]
+    state.write(settings.home, {"parts": {"kafka": PARTS["kafka"]}, "state": "ready"})
+    assert found(settings, "parts").ok
+    held.close()
+
+
+def test_status_never_shows_a_part_as_well_that_is_not() -> None:
+    record: dict[str, Any] = {
+        name: part | {"pid": 1, "seconds": 1.0, "restarts": 0, "rss_bytes": 0} for name, part in PARTS.items()
+    }
+    console = Console(width=200, file=io.StringIO(), color_system=None)
+    console.print(commands.table({"parts": record}))
+    lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.strip()}  # type: ignore[attr-defined]
+    assert "✓" in lines["kafka"]
+    for name in ("registry", "serving", "monitor"):
+        assert "✓" not in lines[name]
+        assert PARTS[name]["detail"] in lines[name]
