@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,19 +10,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from services.console.terminal import err
 from services.console.upstream import SERVICES
 from shared.contracts.text import Json
 
 TOKEN_SECONDS = 600.0
 LOOK = "Look: driftwheel status."
-
-out = Console(highlight=False)
-"""Data for people, on stdout."""
-err = Console(stderr=True, highlight=False)
-"""Progress and errors, on stderr."""
 
 
 class Exit(IntEnum):
@@ -48,11 +42,6 @@ def warn(message: str, next_step: str = "") -> None:
     err.print(f"[red]✗[/] {escape(message)}", soft_wrap=True)
     if next_step:
         err.print(f"  {next_step}", markup=False, style="dim", soft_wrap=True)
-
-
-def show_json(value: Any) -> None:
-    """Data for programs: one JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def home() -> Path:

@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from services.console.door import Exit, err, fail, out
+from services.console.door import Exit, fail
+from services.console.terminal import err, harmless, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 COLOURS = {
@@ -75,7 +76,7 @@ def confirmed(question: str, yes: bool) -> None:
         return
     if not somebody_is_there():
         fail(Exit.USAGE, "Nobody is there to be asked.", "Nothing was changed. Say --yes if it is meant.")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(harmless(question), err=True):
         err.print("nothing was changed", style="dim")
         raise typer.Exit(int(Exit.FAILED))
 

@@ -10,7 +10,7 @@ class Settings(HttpSettings):
 
     door_url: str = Field(
         "http://127.0.0.1:8080",
-        pattern=r"\Ahttps?://[^\s/]+\z",
+        pattern=r"^https?://[^\s/]+$",
         description="The front door, behind which every service answers: scheme, host and port.",
     )
     timeout_seconds: float = Field(

@@ -14,7 +14,7 @@ from shared.contracts.text import Contract, Json, ModelName, Name
 from shared.http.auth import Caller, requires
 from shared.http.web import HttpWork
 
-FileId = Annotated[str, Field(pattern=r"\Afile-[0-9a-f]{24}\z")]
+FileId = Annotated[str, Field(pattern=r"^file-[0-9a-f]{24}$")]
 Reader = Annotated[Caller, requires("data:read")]
 Writer = Annotated[Caller, requires("data:write")]
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from services.registry.catalogue import Catalogue
 from services.registry.documents import parse_policy
@@ -26,7 +26,7 @@ from services.registry.views import (
     VersionSummary,
     VersionView,
 )
-from shared.contracts.text import Contract, Digest, Json, ModelName, Text
+from shared.contracts.text import Contract, Digest, Json, ModelName, Moment, Text
 from shared.http.auth import Caller, requires
 from shared.http.web import HttpWork
 
@@ -129,7 +129,7 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
         model: ModelName,
         work: HttpWork,
         _caller: Reader,
-        at: AwareDatetime | None = None,
+        at: Moment | None = None,
         before: Number | None = None,
         limit: Annotated[int, Query(ge=0, le=1_000)] = 1_000,
     ) -> HistoryView:

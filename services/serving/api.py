@@ -1,6 +1,6 @@
 """HTTP edge: OpenAI's routes and feedback under /v1, rollouts beside them."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
@@ -22,7 +22,7 @@ Chatter = Annotated[Caller, requires("chat")]
 Reader = Annotated[Caller, requires("model:read")]
 Writer = Annotated[Caller, requires("model:write")]
 Judge = Annotated[Caller, requires("feedback")]
-RolloutId = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f-]{36}\z")]
+RolloutId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class Judgement(Contract):
@@ -170,10 +170,23 @@ def feedback_view(feedback: Feedback) -> Json:
 
 
 def _body(model: type[BaseModel]) -> Json:
-    """The schema of a body that the route reads itself, byte by byte."""
+    """The schema of a body that the route reads itself, byte by byte, with every reference resolved."""
+    schema = model.model_json_schema()
+    parts = schema.pop("$defs", {})
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": model.model_json_schema()}},
+            "content": {"application/json": {"schema": _resolved(schema, parts)}},
         }
     }
+
+
+def _resolved(schema: Any, parts: Json) -> Any:
+    """Without references: `#/$defs/…` would lead nowhere from inside an OpenAPI document."""
+    if isinstance(schema, list):
+        return [_resolved(item, parts) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if reference := schema.get("$ref"):
+        return _resolved(parts[reference.rpartition("/")[2]], parts)
+    return {key: _resolved(item, parts) for key, item in schema.items()}

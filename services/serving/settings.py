@@ -21,7 +21,7 @@ class Settings(ServiceSettings):
     )
     engine_url: str = Field(
         "http://127.0.0.1:8000",
-        pattern=r"\Ahttps?://[A-Za-z0-9._:\[\]-]+\z",
+        pattern=r"^https?://[A-Za-z0-9._:\[\]-]+$",
         description="The engine, on loopback or a private network: it guards its admin routes badly.",
     )
     adapter_cache: Path = Field(

@@ -18,7 +18,7 @@ from shared.http.web import HttpWork
 Reader = Annotated[Caller, requires("run:read")]
 Writer = Annotated[Caller, requires("run:write")]
 Several = Annotated[
-    list[Annotated[str, Field(pattern=r"\Arun-[0-9a-f]{24}\z")]], Query(min_length=1, max_length=20)
+    list[Annotated[str, Field(pattern=r"^run-[0-9a-f]{24}$")]], Query(min_length=1, max_length=20)
 ]
 POLL_SECONDS = 0.5
 _LARGEST = 2**31 - 1

@@ -52,7 +52,7 @@ class JobRequest(Contract):
     """OpenAI's request, and `recipe`: fields of the declared recipe to replace. Validation rows come with the dataset."""
 
     model: ModelName
-    training_file: Annotated[str, Field(pattern=r"\A(dataset-)?[0-9a-f]{64}\z")]
+    training_file: Annotated[str, Field(pattern=r"^(dataset-)?[0-9a-f]{64}$")]
     hyperparameters: Hyperparameters = Hyperparameters()
     method: Method = Method()
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None

@@ -5,7 +5,6 @@ never rows or weights. Readers ignore unknown fields; a break is a new version.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -17,6 +16,7 @@ from shared.contracts.text import (
     Identifier,
     Message,
     ModelName,
+    Moment,
     Name,
     ObjectKey,
     Share,
@@ -30,7 +30,7 @@ Version = Annotated[int, Field(ge=1)]
 RESTATED = (
     "Said again, for those who lost or never had it: no news to anybody who knows this revision or sequence."
 )
-ReplyTopic = Annotated[str, Field(pattern=r"\Areplies\.[a-z0-9][a-z0-9._-]{0,99}\z")]
+ReplyTopic = Annotated[str, Field(pattern=r"^replies\.[a-z0-9][a-z0-9._-]{0,99}$")]
 
 
 class ObjectRef(Message):
@@ -343,7 +343,7 @@ class PredictionServed(Event):
     engine_name: Name
     arm: Literal["champion", "challenger", "pinned", "base"]
     rollout_id: Identifier | None = None
-    served_at: datetime
+    served_at: Moment
     latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     first_token_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     prompt_tokens: Count = 0
@@ -390,8 +390,8 @@ class DriftDetected(ModelEvent):
     dataset_digest: Digest
     severity: Share
     verdict: Literal["retrain", "label", "watch"]
-    window_start: datetime
-    window_end: datetime
+    window_start: Moment
+    window_end: Moment
     window_predictions: Count
     evidence: tuple[Evidence, ...] = Field(max_length=50)
     report: ObjectRef | None = None

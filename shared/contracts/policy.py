@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from shared.contracts.text import Contract, Finite, ModelName, Name, Share, Text
+from shared.contracts.text import LONGEST_SECONDS, Contract, Finite, ModelName, Name, Seconds, Share, Text
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class DataPolicy(Contract):
@@ -20,7 +21,7 @@ class DataPolicy(Contract):
     max_tokens: int = Field(
         512, ge=8, le=8_192, description="Longest conversation, in tokens of the base model."
     )
-    min_rows: int = Field(50, ge=1, description="Fewest rows kept for a dataset to be announced.")
+    min_rows: Count = Field(50, description="Fewest rows kept for a dataset to be announced.")
     max_own_share: Share = Field(
         0.3, description="Largest share of training rows whose answer came from our own model."
     )
@@ -41,9 +42,9 @@ class Recipe(Contract):
     epochs: Positive = Field(2, le=100, description="Passes over the training split.")
     batch_size: int = Field(32, ge=1, le=4_096, description="Examples per optimiser step.")
     max_length: int = Field(256, ge=8, le=8_192, description="Longest training sequence, in tokens.")
-    evaluate_every: int = Field(10, ge=1, description="Steps between validation losses.")
-    checkpoint_every: int = Field(10, ge=1, description="Steps between checkpoints.")
-    patience: int = Field(4, ge=1, description="Validation losses without improvement before stopping early.")
+    evaluate_every: Count = Field(10, description="Steps between validation losses.")
+    checkpoint_every: Count = Field(10, description="Steps between checkpoints.")
+    patience: Count = Field(4, description="Validation losses without improvement before stopping early.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of order, initialisation and dropout.")
 
     @model_validator(mode="after")
@@ -87,16 +88,18 @@ class Ramp(Contract):
         max_length=20,
         description="Traffic of the challenger at each step, per cent.",
     )
-    min_samples: int = Field(30, ge=1, description="Challenger answers needed before a step is judged.")
+    min_samples: Count = Field(30, description="Challenger answers needed before a step is judged.")
     min_feedback: int = Field(
-        0, ge=0, description="Scored challenger answers needed before a step is judged."
+        0, ge=0, le=1_000_000_000, description="Scored challenger answers needed before a step is judged."
     )
-    hold_seconds: Finite = Field(10, ge=0, description="Shortest time at each step.")
+    hold_seconds: Seconds = Field(10, description="Shortest time at each step.")
     max_quality_loss: Share = Field(
         0.1, description="Tolerated loss of mean feedback score against the champion."
     )
     max_error_rate: Share = Field(0.05, description="Tolerated share of failed answers.")
-    max_latency_ratio: Positive = Field(3.0, description="Tolerated p99 latency, challenger over champion.")
+    max_latency_ratio: Positive = Field(
+        3.0, le=1e9, description="Tolerated p99 latency, challenger over champion."
+    )
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(0.95, description="Confidence of each test.")
 
     @model_validator(mode="after")
@@ -116,13 +119,13 @@ class DriftPolicy(Contract):
     )
     windows: int = Field(2, ge=1, le=20, description="Windows looked at (n of k-of-n).")
     windows_drifted: int = Field(1, ge=1, le=20, description="Windows that must drift (k of k-of-n).")
-    min_feedback: int = Field(30, ge=1, description="Scored answers needed before quality is judged.")
+    min_feedback: Count = Field(30, description="Scored answers needed before quality is judged.")
     max_quality_loss: Share = Field(
         0.15, description="Loss of mean score against the promoted evidence that hurts."
     )
     max_error_rate: Share = Field(0.1, description="Share of failed answers that raises an alert.")
     max_latency_p99_ms: Positive = Field(
-        30_000, description="p99 latency that raises an alert, in milliseconds."
+        30_000, le=1e9, description="p99 latency that raises an alert, in milliseconds."
     )
 
     @model_validator(mode="after")
@@ -135,12 +138,14 @@ class DriftPolicy(Contract):
 class RetrainGovernor(Contract):
     """What a retraining needs beyond drift."""
 
-    cooldown_seconds: Finite = Field(3_600, ge=0, description="Shortest time between two retrain verdicts.")
+    cooldown_seconds: Seconds = Field(3_600, description="Shortest time between two retrain verdicts.")
     in_flight: int = Field(1, ge=1, le=1, description="Retrainings of one model at a time.")
     in_flight_timeout_seconds: Positive = Field(
-        21_600, description="A retraining without any outcome after this long no longer blocks the next."
+        21_600,
+        le=LONGEST_SECONDS,
+        description="A retraining without any outcome after this long no longer blocks the next.",
     )
-    min_corrected: int = Field(30, ge=1, description="Corrected answers needed to build the next dataset.")
+    min_corrected: Count = Field(30, description="Corrected answers needed to build the next dataset.")
     max_rows_per_subject: Share = Field(
         1.0, description="Largest share of new rows from one feedback author."
     )
@@ -150,10 +155,10 @@ class Budget(Contract):
     """What a run may cost."""
 
     per_run: Positive = Field(
-        5.0, description="A run estimated or measured above this is refused or stopped."
+        5.0, le=1e9, description="A run estimated or measured above this is refused or stopped."
     )
-    device_hour: Finite = Field(0.10, ge=0, description="Price of one device hour.")
-    currency: Annotated[str, Field(pattern=r"\A[A-Z]{3}\z")] = "EUR"
+    device_hour: Finite = Field(0.10, ge=0, le=1e9, description="Price of one device hour.")
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
 
 
 class Generation(Contract):

@@ -2,9 +2,18 @@
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 
 def _storable(value: str) -> str:
@@ -21,19 +30,47 @@ def _storable(value: str) -> str:
 Text = Annotated[str, AfterValidator(_storable)]
 """Any storable text. Bound its length where it is used."""
 
-# The trailing `\Z` keeps these full matches: `$` would let a final newline through.
-ModelName = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9-]{0,47}\z")]
+# Full matches: pydantic's `$` is the very end (no final newline passes), and means the same to readers of the schema.
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
 """A logical model, such as `support`."""
-Name = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9][a-z0-9._-]{0,63}\z")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 """A plug-in, gate, bucket or adapter name."""
-Identifier = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\z")]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 """An id made by us or by a foreign producer: run, answer, idempotency key, event."""
-Digest = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hexadecimal."""
 ObjectKey = Annotated[
-    str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*){0,12}\z")
+    str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=-]*(/[A-Za-z0-9][A-Za-z0-9._=-]*){0,12}$")
 ]
 """A key in the object store; no segment may start with a dot, so it cannot climb."""
+
+
+def _iso(value: Any) -> Any:
+    """Refuse a number, also as text: pydantic would read it as seconds since 1970."""
+    if not isinstance(value, datetime) and not (isinstance(value, str) and _ISO.match(value)):
+        raise ValueError("write a time as ISO 8601 with an offset, such as 2026-01-31T12:00:00Z")
+    return value
+
+
+def _computable(value: datetime) -> datetime:
+    """In UTC. What lies beyond these years can be neither stored, nor shifted by a duration, nor shown everywhere."""
+    try:
+        found = value.astimezone(UTC)
+    except OverflowError:
+        found = None
+    if found is None or not _FIRST_YEAR <= found.year <= _LAST_YEAR:
+        raise ValueError(f"a time lies in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return found
+
+
+_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]")
+_FIRST_YEAR, _LAST_YEAR = 1970, 9_990
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_computable)]
+"""A point in time, from outside: with its offset, in years that every part can compute with; read as UTC."""
+LONGEST_SECONDS = 31_622_400
+"""A year of 366 days: what any declared duration may last."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+"""A declared duration."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -47,7 +47,7 @@ class HttpSettings(BaseSettings):
         LONGEST_LIFE_SECONDS, gt=0, description="A token that lives longer, from `iat` to `exp`, is refused."
     )
     log_level: str = Field(
-        "INFO", pattern=r"\A(DEBUG|INFO|WARNING|ERROR)\z", description="Least severe log shown."
+        "INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log shown."
     )
     otlp_endpoint: str = Field(
         "", description="OTLP/HTTP URL for traces, e.g. http://127.0.0.1:4318/v1/traces; empty sends none."

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,30 @@ def test_without_a_token_every_route_says_401(apps: dict[str, FastAPI], service:
             path = re.sub(r"\{[^}]*\}", "1", route.path)
             answer = client.request(route.method, path)
             assert answer.status_code == 401, f"{route.method} {path}: {answer.status_code}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_openapi_document_can_be_read_by_others(apps: dict[str, FastAPI], service: str) -> None:
+    document = apps[service].openapi()
+    patterns = list(_values(document, "pattern"))
+    assert patterns
+    assert not [one for one in patterns if re.search(r"\\[AZz]", one)], "anchors of ECMA 262 are ^ and $"
+    for reference in _values(document, "$ref"):
+        found: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            assert part in found, f"{reference} leads nowhere"
+            found = found[part]
+
+
+def _values(document: Any, key: str) -> Iterator[str]:
+    if isinstance(document, dict):
+        for name, item in document.items():
+            if name == key and isinstance(item, str):
+                yield item
+            yield from _values(item, key)
+    elif isinstance(document, list):
+        for item in document:
+            yield from _values(item, key)
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -7,9 +7,10 @@ from urllib.parse import quote
 import typer
 import yaml
 
-from services.console.door import Exit, call, err, fail, out, show_json, signing_key, url
+from services.console.door import Exit, call, fail, signing_key, url
 from services.console.door import token as user_token
 from services.console.output import AsJson
+from services.console.terminal import err, out, show_json, show_line
 
 _CONSOLE_SECONDS = 12 * 3_600.0
 
@@ -48,7 +49,7 @@ def token(
     if as_json:
         show_json({"token": made, "subject": subject, "scopes": sorted(set(scope)), "seconds": seconds})
     else:
-        typer.echo(made)
+        show_line(made)
 
 
 def open_(
@@ -64,7 +65,7 @@ def open_(
     # Behind the # it stays in the browser: no server sees it, no log keeps it.
     address = f"{url()}/login?next={quote(page)}#{quote(user_token(_CONSOLE_SECONDS))}"
     if show or not webbrowser.open(address):
-        typer.echo(address)
+        show_line(address)
     else:
         err.print(f"[dim]opened {url()}{page}[/]", highlight=False)
 

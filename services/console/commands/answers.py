@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from services.console.door import err, json_of, out, post, send, show_json
+from services.console.door import json_of, post, send
 from services.console.output import AsJson
+from services.console.terminal import err, out, show_json
 
 
 def chat(

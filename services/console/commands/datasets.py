@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import Exit, call, err, fail, get, out, part, post, show_json
+from services.console.door import Exit, call, fail, get, part, post
 from services.console.output import AsJson, cell, facts, short, table, when
+from services.console.terminal import err, out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Rows in, datasets out.")
 BUILD_SECONDS = 3_600

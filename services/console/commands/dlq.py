@@ -5,20 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import (
-    LOOK,
-    Exit,
-    err,
-    everywhere,
-    fail,
-    get,
-    out,
-    part,
-    post,
-    show_json,
-    warn,
-)
+from services.console.door import LOOK, Exit, everywhere, fail, get, part, post, warn
 from services.console.output import AsJson, confirmed, facts, table, when
+from services.console.terminal import err, out, show_json
 from services.console.upstream import SERVICES
 from shared.contracts.text import Json
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -11,9 +10,10 @@ import typer
 from rich.status import Status
 from rich.text import Text
 
-from services.console.door import Exit, err, fail, out, post, show_json
+from services.console.door import Exit, fail, post
 from services.console.output import AsJson, confirmed, table
 from services.console.records import Sought, document, past, reader, since
+from services.console.terminal import err, out, show_json, show_json_line
 from services.console.upstream import SERVICES
 from shared.contracts.envelope import repair_headers
 from shared.contracts.text import Json
@@ -192,8 +192,7 @@ def _topics() -> list[str]:
 
 def _print(record: Any, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(document(record)) + "\n")
-        sys.stdout.flush()
+        show_json_line(document(record))
         return
     headers = repair_headers(record.headers)
     line = Text(f"{headers.get('ce_time', '')[11:23]:<12} ", "dim", no_wrap=True, overflow="ellipsis")

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import get, out, part, post, show_json
+from services.console.door import get, part, post
 from services.console.output import AsJson, facts, short, table, when
+from services.console.terminal import out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Models, versions, aliases.")
 

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from services.console.door import get, out, part, post, show_json
+from services.console.door import get, part, post
 from services.console.formats import duration, percent
 from services.console.output import AsJson, facts, table, when
+from services.console.terminal import out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Rollouts: a version's way to all of the traffic.")
 Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]

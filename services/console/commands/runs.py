@@ -9,21 +9,9 @@ import httpx2
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.console.door import (
-    LOOK,
-    Exit,
-    client,
-    err,
-    fail,
-    get,
-    out,
-    part,
-    post,
-    refuse,
-    show_json,
-    silent,
-)
+from services.console.door import LOOK, Exit, client, fail, get, part, post, refuse, silent
 from services.console.output import AsJson, facts, short, table, when
+from services.console.terminal import err, out, show_json, show_json_line
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 _PATIENCE = 10
@@ -120,7 +108,7 @@ def watch(
         for event in _events(run):
             last = event
             if as_json:
-                typer.echo(json.dumps(event))
+                show_json_line(event)
                 continue
             loss, validation = event.get("loss"), event.get("validation_loss")
             told = f"{event['state']} {event.get('step', 0)}/{event.get('total_steps', 0)}"
@@ -132,7 +120,8 @@ def watch(
             if not err.is_terminal:
                 err.print(told)
     if not as_json:
-        out.print(f"{run} {last.get('state', 'unknown')}  {last.get('reason', '')}".rstrip())
+        told = f"{run} {last.get('state', 'unknown')}  {last.get('reason', '')}".rstrip()
+        out.print(told, markup=False)
     raise typer.Exit(int(_ENDS.get(str(last.get("state")), Exit.FAILED)))
 
 
@@ -171,4 +160,4 @@ def cancel(run: str, as_json: AsJson = False) -> None:
     if as_json:
         show_json(found)
     else:
-        out.print(f"{found['id']} {found['state']}")
+        out.print(f"{found['id']} {found['state']}", markup=False)

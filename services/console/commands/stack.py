@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from services.console.door import Exit, fail, out, show_json
+from services.console.door import Exit, fail
 from services.console.output import AsJson
+from services.console.terminal import out, show_json
 
 
 def up(

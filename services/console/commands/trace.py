@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from services.console.causality import Step, everything, merge
-from services.console.door import LOOK, Exit, err, everywhere, fail, out, part, show_json
+from services.console.door import LOOK, Exit, everywhere, fail, part
 from services.console.output import AsJson
 from services.console.story import render
+from services.console.terminal import Terminal, err, out, show_json
 from services.console.upstream import SERVICES
 from services.console.waiting import Waiting, why
 from shared.contracts.text import Json
@@ -39,7 +39,7 @@ def trace(
     if as_json:
         show_json(everything(roots, silent, waiting=waiting.to_json() if waiting else None))
     elif not follow or not out.is_terminal:
-        screen = out if out.is_terminal else Console(width=_PIPE_WIDTH, highlight=False)
+        screen = out if out.is_terminal else Terminal(width=_PIPE_WIDTH, highlight=False)
         screen.print(render(roots, silent, waiting))
     if len(silent) == len(SERVICES):
         fail(Exit.UNAVAILABLE, "No service answered.", LOOK)

@@ -74,6 +74,12 @@ async def test_hostile_names(world: World) -> None:
     assert [one["name"] for one in (await world.get("/models"))["models"]] == [MODEL]
 
 
+BEYOND = [
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-14:00",
+    "0001-01-01T00:00:00Z",
+    "1969-12-31T23:59:59Z",
+]
 BAD: list[bytes] = [
     b"",
     b"null",
@@ -126,7 +132,7 @@ async def test_odd_version_numbers(world: World, number: str) -> None:
     assert answer.status_code == 422
 
 
-@pytest.mark.parametrize("at", ["yesterday", "9" * 30, "2026-13-01T00:00:00Z", "\x00", "NaN"])
+@pytest.mark.parametrize("at", ["yesterday", "9" * 30, "2026-13-01T00:00:00Z", "\x00", "NaN", "0.5", *BEYOND])
 async def test_odd_times(world: World, at: str) -> None:
     await world.declare()
     answer = await world.http.get(f"/models/{MODEL}/aliases", params={"at": at})

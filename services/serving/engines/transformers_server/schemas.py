@@ -95,7 +95,7 @@ class CompletionRequest(Completing):
 
 class LoadAdapter(Asked):
     lora_name: Name
-    lora_path: Annotated[str, Field(pattern=r"\A/[^\x00]+\z")]
+    lora_path: Annotated[str, Field(pattern=r"^/[^\x00]+$")]
 
 
 class UnloadAdapter(Asked):

@@ -1,6 +1,7 @@
 """What every page has in common: login, scopes, headers, a part that is away."""
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -37,9 +38,51 @@ def test_a_token_becomes_a_cookie_that_no_script_reads(browser: Browser) -> None
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=strict" in cookie
+    assert token not in cookie, "whoever reads the cookie can call no service with it"
     wrong = browser.sends("/login", token="nonsense")
-    assert "why=" in wrong.headers["location"]
+    assert wrong.headers["location"].endswith("why=invalid")
     assert "set-cookie" not in wrong.headers
+
+
+def test_a_cookie_is_sent_over_https_only_unless_the_browser_asks_this_machine(browser: Browser) -> None:
+    fields = {"token": browser.token("run:read")}
+    for host, secure in {
+        "console.example": True,
+        "localhost:8080": False,
+        "127.0.0.1": False,
+        "[::1]:1": False,
+    }.items():
+        headers = {"host": host, "origin": f"http://{host}"}
+        cookie = browser.http.post("/login", data=fields, headers=headers).headers["set-cookie"]
+        assert ("Secure" in cookie) is secure, host
+
+
+def test_a_session_ends(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert browser.http.get("/runs").status_code == 200
+    later = time.time() + 43_201
+    monkeypatch.setattr("cryptography.fernet.time.time", lambda: later)
+    assert browser.http.get("/runs").status_code == 303
+
+
+def test_the_login_page_says_nothing_that_an_address_made_up(browser: Browser) -> None:
+    assert "evil" not in browser.sees("/login?why=Call+evil.example+now")
+    assert "expired" in browser.sees("/login?why=invalid")
+
+
+def test_no_part_of_a_form_becomes_a_file(browser: Browser) -> None:
+    ours = {"sec-fetch-site": "same-origin"}
+    for path in ("/login", "/logout", "/dead-letters/redrive"):
+        form = browser.http.post(path, files={"token": ("a", b"x" * 1_000)}, headers=ours)
+        assert form.status_code == 422, path
+        large = browser.http.post(path, data={"token": "x" * 20_000}, headers=ours)
+        assert large.status_code == 413, path
+
+
+def test_a_stranger_reaches_no_form(browser: Browser) -> None:
+    browser.http.cookies.clear()
+    refused = browser.http.post("/dead-letters/redrive", content=b"x" * 1_000_000)
+    assert refused.status_code == 303
+    assert refused.headers["location"] == "/login?next=%2F"
 
 
 def test_a_form_of_another_site_is_refused(browser: Browser) -> None:

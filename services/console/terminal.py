@@ -1,0 +1,62 @@
+"""All that commands print: what others wrote sets no title, moves no cursor and turns no line around."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+_BIDI = "\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_HARMFUL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDI}]")
+
+
+def harmless(text: str) -> str:
+    """The text with each control character as a picture of itself: ␛ for ESC, � for those that have none."""
+    return _HARMFUL.sub(lambda found: _picture(ord(found[0])), text)
+
+
+def _picture(code: int) -> str:
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "␡" if code == 0x7F else "�"
+
+
+class Terminal(Console):
+    """rich's console; its own colours and cursor movements are no text, so they stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(harmless(segment.text), segment.style)
+
+
+out = Terminal(highlight=False)
+"""Data for people, on stdout."""
+err = Terminal(stderr=True, highlight=False)
+"""Progress and errors, on stderr."""
+
+
+def show_json(value: Any) -> None:
+    """Data for programs: one JSON document on stdout."""
+    _write(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def show_json_line(value: Any) -> None:
+    """Data for programs that read line by line."""
+    _write(json.dumps(value))
+
+
+def show_line(text: str) -> None:
+    """One bare line, to be copied or piped."""
+    _write(harmless(text))
+
+
+def _write(text: str) -> None:
+    # Inside JSON such a character can be written as an escape: the same document, and harmless to look at.
+    sys.stdout.write(_HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    sys.stdout.flush()
