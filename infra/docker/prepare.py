@@ -5,16 +5,24 @@ One env file per service with its own credentials, one for the administrator, th
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from infra.kafka import access, certificates, server
 from infra.local.credentials import SERVICES, Credentials, load_or_create, write_private
-from infra.local.environment import Addresses, database_url, service_environment
+from infra.local.environment import (
+    Addresses,
+    database_url,
+    kafka_account,
+    kafka_environment,
+    service_environment,
+)
 from infra.local.settings import LocalSettings
 from infra.s3 import buckets, security
 from shared.delivery.settings import KafkaSettings
 
 INSIDE = Addresses(
-    kafka=KafkaSettings(kafka_bootstrap="kafka:9092", kafka_tls=False),
+    kafka=KafkaSettings(kafka_bootstrap="kafka:9092", kafka_ca_file=Path("/run/keys/kafka-ca.pem")),
     postgres="postgresql://postgres:5432",
     s3="http://s3:8333",
     engine="http://engine:8000",
@@ -29,6 +37,10 @@ PORT = 8080
 def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
     """Variables by env file: each holds the credentials of its reader only."""
     admin = credentials.postgres["admin"]
+    users = {role: credentials.kafka[role] for role in (*SERVICES, access.READER, access.FOREIGN)}
+    kafka = kafka_environment(account("admin", credentials)) | {
+        "KAFKA_USERS": json.dumps(users, separators=(",", ":"))
+    }
     result = {
         "postgres": {"POSTGRES_PASSWORD": admin},
         "databases": {
@@ -39,12 +51,20 @@ def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
             "DRIFTWHEEL_S3_ACCESS_KEY": credentials.s3["admin"].access,
             "DRIFTWHEEL_S3_SECRET_KEY": credentials.s3["admin"].secret,
         },
+        "topics": {f"DRIFTWHEEL_{name}": value for name, value in kafka.items()},
     }
     for service in SERVICES:
         key = credentials.s3[service]
         password, pair = credentials.postgres[service], (key.access, key.secret)
-        result[service] = service_environment(service, INSIDE, PORT, password, pair, "vllm")
+        at = replace(INSIDE, kafka=account(service, credentials))
+        result[service] = service_environment(service, at, PORT, password, pair, "vllm")
     return result
+
+
+def account(role: str, credentials: Credentials) -> KafkaSettings:
+    """How a role reaches Kafka between containers: in TLS."""
+    at = INSIDE.kafka
+    return kafka_account(at.kafka_bootstrap, role, credentials.kafka[role], kafka_ca_file=at.kafka_ca_file)
 
 
 def prepare(folder: Path) -> None:
@@ -56,15 +76,20 @@ def prepare(folder: Path) -> None:
     if not all((folder / name).exists() for name in security.FILES):
         security.write(folder, seen_as=Path("/run/keys"))
     keys = {role: (key.access, key.secret) for role, key in credentials.s3.items()}
+    if not (folder / certificates.CA_FILE).exists():
+        certificates.issue(folder, "kafka")
     readable = {
+        "kafka.properties": server.properties(
+            ":9092", "localhost:9093", "kafka:9092", credentials.kafka, Path("/run/keys")
+        ),
+        certificates.CA_FILE: (folder / certificates.CA_FILE).read_text(),
+        certificates.KEY_FILE: (folder / certificates.KEY_FILE).read_text(),
         "identities.json": json.dumps(buckets.identities(keys)),
         "jwks.json": (folder / "secrets" / "jwks.json").read_text(),
         **{name: (folder / name).read_text() for name in security.FILES},
     }
-    for (
-        name,
-        text,
-    ) in readable.items():  # mounted alone, and read there by a user that is not their owner here
+    # Mounted alone, and read there by a user that is not their owner here.
+    for name, text in readable.items():
         write_private(folder / name, text)
         (folder / name).chmod(0o644)
     folder.chmod(0o700)

@@ -1,6 +1,6 @@
 """What an administrator of a Kafka cluster decides: who asks, how many copies, how many partitions."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.delivery.settings import KafkaSettings
@@ -21,6 +21,11 @@ class TopicChoices(BaseModel):
 class AdminSettings(KafkaSettings, TopicChoices, BaseSettings):
     """For `python -m infra.kafka.topics` and `access`: variables `DRIFTWHEEL_KAFKA_…`."""
 
+    kafka_users: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Users to make with SCRAM-SHA-512, as a JSON object of names and passwords; none where they come "
+        "from elsewhere.",
+    )
     model_config = SettingsConfigDict(
         env_prefix="DRIFTWHEEL_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )

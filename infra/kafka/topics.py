@@ -40,6 +40,11 @@ class TopicsMissing(Exception):
     """A topic could not be created; the message names it and the broker's reason."""
 
 
+def dead_letters_of(topic: str, service: str) -> str:
+    """The topic in which a service keeps what it could not handle of another one."""
+    return f"{topic}.{service}.dlq"
+
+
 def wanted() -> list[Topic]:
     """Topics of all events and dead letters, in the order of the contract."""
     topics = [_event_topic(event.topic) for event in EVENTS]
@@ -59,7 +64,9 @@ def _event_topic(name: str) -> Topic:
 def _dead_letters(topic: str, service: str) -> Topic:
     retention = str(RETENTION_DAYS["dead letter"] * DAY_MS)
     return Topic(
-        f"{topic}.{service}.dlq", 1, {"retention.ms": retention, "max.message.bytes": str(DEAD_LETTER_BYTES)}
+        dead_letters_of(topic, service),
+        1,
+        {"retention.ms": retention, "max.message.bytes": str(DEAD_LETTER_BYTES)},
     )
 
 

@@ -6,7 +6,10 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+KAFKA_ROLES = ("admin", "broker", "console", "foreign")
+"""Who logs in to Kafka besides the services; `foreign` is an example of a producer outside the platform."""
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 
 
@@ -18,31 +21,34 @@ class S3Key:
 
 @dataclass(frozen=True)
 class Credentials:
-    """Per role: PostgreSQL passwords and S3 keys, for `admin` and each service."""
+    """Per role: PostgreSQL and Kafka passwords and S3 keys, for `admin`, each service, and Kafka's other roles."""
 
     postgres: Mapping[str, str] = field(repr=False)
     s3: Mapping[str, S3Key] = field(repr=False)
+    kafka: Mapping[str, str] = field(repr=False)
 
 
 def load_or_create(folder: Path) -> Credentials:
     """Read `credentials.json`, after making it and the token signing key if they are not there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "credentials.json"
-    if not path.exists():
-        write_private(path, json.dumps(_generate(), indent=1))
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    raw = _generate() | kept  # what an older installation lacks is added
+    if raw != kept:
+        write_private(path, json.dumps(raw, indent=1))
     if not (folder / "jwks.json").exists():
         _generate_signing_key(folder)
-    raw = json.loads(path.read_text())
-    return Credentials(raw["postgres"], {role: S3Key(**key) for role, key in raw["s3"].items()})
+    return Credentials(raw["postgres"], {role: S3Key(**key) for role, key in raw["s3"].items()}, raw["kafka"])
 
 
-def _generate() -> dict[str, dict[str, object]]:
+def _generate() -> dict[str, dict[str, Any]]:
     roles = ("admin", *SERVICES)
     return {
         "postgres": {role: secrets.token_urlsafe(24) for role in roles},
         "s3": {
             role: {"access": secrets.token_hex(10), "secret": secrets.token_urlsafe(30)} for role in roles
         },
+        "kafka": {role: secrets.token_urlsafe(24) for role in (*KAFKA_ROLES, *SERVICES)},
     }
 
 

@@ -32,6 +32,14 @@ def database_url(server: str, role: str, password: str, database: str) -> str:
     return url._replace(netloc=f"{role}:{quote(password, safe='')}@{address}", path=f"/{database}").geturl()
 
 
+def kafka_account(bootstrap: str, role: str, password: str, **more: Any) -> KafkaSettings:
+    """How a role reaches a Kafka that we started: `admin` is known by the broker's own file, the others are its users."""
+    mechanism = "PLAIN" if role == "admin" else "SCRAM-SHA-512"
+    return KafkaSettings(
+        kafka_bootstrap=bootstrap, kafka_mechanism=mechanism, kafka_username=role, kafka_password=password, **more
+    )  # fmt: skip
+
+
 def kafka_environment(settings: KafkaSettings) -> dict[str, str]:
     """How to reach Kafka, as variables without a prefix: `KAFKA_BOOTSTRAP` and what differs from its default."""
     fields = type(settings).model_fields

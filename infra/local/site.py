@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local.credentials import Credentials
-from infra.local.environment import Addresses, database_url, service_environment
+from infra.local.environment import Addresses, database_url, kafka_account, service_environment
 from infra.local.ports import LOOPBACK
 from infra.local.settings import ROOT, LocalSettings
 from shared.delivery.settings import KafkaSettings
@@ -41,8 +41,10 @@ class Site:
         return self.settings.kafka_bootstrap or f"{LOOPBACK}:{self.ports['kafka']}"
 
     def kafka(self, role: str) -> KafkaSettings:
-        """How this role (a service, `console` or `admin`) reaches Kafka; a user's own has one account for every role."""
-        return self.settings.own_kafka or KafkaSettings(kafka_bootstrap=self.kafka_bootstrap)
+        """How a role of `Credentials.kafka` reaches Kafka; a user's own has one account for every role."""
+        return self.settings.own_kafka or kafka_account(
+            self.kafka_bootstrap, role, self.credentials.kafka[role]
+        )
 
     @property
     def s3_endpoint(self) -> str:

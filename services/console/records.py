@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from services.console.door import LOOK, Exit, fail, stack_state
+from services.console.door import LOOK, Exit, fail, home, stack_state
 from shared.contracts.envelope import repair_headers
 from shared.contracts.text import Json
 from shared.delivery.settings import KafkaSettings
@@ -76,6 +76,7 @@ def since(text: str, now: datetime) -> datetime:
 
 def kafka() -> KafkaSettings:
     """How the command line reaches Kafka: the user's own, or the local stack's as `console`, which may only read."""
+    from infra.local.environment import kafka_account
     from infra.local.settings import LocalSettings
 
     if own := LocalSettings().own_kafka:
@@ -87,7 +88,8 @@ def kafka() -> KafkaSettings:
             "No Kafka is known here.",
             "Start one: driftwheel up. Or set DRIFTWHEEL_KAFKA_BOOTSTRAP.",
         )
-    return KafkaSettings(kafka_bootstrap=found)
+    passwords = json.loads((home() / "secrets" / "credentials.json").read_text())["kafka"]
+    return kafka_account(str(found), "console", passwords["console"])
 
 
 @asynccontextmanager

@@ -50,10 +50,15 @@ class LineRef(Message):
 
 
 class Event(Message):
-    """Base of all events. `partition_key` is the id whose events must stay in order."""
+    """Base of all events. `partition_key` is the id whose events must stay in order.
+
+    Attributes:
+        foreign: whether producers outside the platform may write it.
+    """
 
     topic: ClassVar[str]
     version: ClassVar[int] = 1
+    foreign: ClassVar[bool] = False
 
     @classmethod
     def ce_type(cls) -> str:
@@ -115,6 +120,7 @@ class TrainingRequested(ModelEvent):
     """Anyone asks for a training run. Always answered on `training.status` (and on `reply_topic`)."""
 
     topic = "training.requested"
+    foreign = True
     dataset_digest: Digest | None = None
     files: tuple[Identifier, ...] = Field((), max_length=20)
     recipe: Recipe | None = None
@@ -360,6 +366,7 @@ class FeedbackRecorded(Event):
     """Someone judged an answer. `score` 1 is right, 0 is wrong."""
 
     topic = "feedback.recorded"
+    foreign = True
     feedback_id: Identifier
     answer_id: Identifier
     model: ModelName
@@ -432,3 +439,24 @@ CONSUMERS: dict[str, tuple[str, ...]] = {
     DriftDetected.topic: ("data",),
 }
 """Which services consume a topic; a test holds this against the handlers that really subscribe."""
+
+PRODUCERS: dict[str, tuple[str, ...]] = {
+    ModelDeclared.topic: ("registry",),
+    DatasetReady.topic: ("data",),
+    TrainingRequested.topic: (),
+    TrainingStatus.topic: ("trainer",),
+    ModelTrained.topic: ("trainer",),
+    ModelEvaluated.topic: ("evaluator",),
+    ModelApproved.topic: ("registry",),
+    ModelRejected.topic: ("registry",),
+    RolloutChanged.topic: ("serving",),
+    ModelPromoted.topic: ("registry",),
+    PredictionServed.topic: ("serving",),
+    FeedbackRecorded.topic: ("serving",),
+    DriftDetected.topic: ("monitor",),
+}
+"""Which services produce a topic, besides foreign producers; a test holds this against what they really emit."""
+
+REPLY_PREFIX = "replies."
+REPLIER = "trainer"
+"""Who answers on the topics of those who ask, which all begin with the prefix."""

@@ -1,6 +1,7 @@
 """How every Kafka client of a process connects: one place for addresses, TLS and credentials."""
 
 import asyncio
+import logging
 import ssl
 import time
 from pathlib import Path
@@ -26,6 +27,14 @@ _RENEW_SECONDS = 30.0
 _PASSWORDS = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
 
 
+_calm = logging.getLogger("aiokafka.conn")
+
+
+def _not_in_the_clear(record: logging.LogRecord) -> bool:
+    """aiokafka warns of PLAIN without TLS at every login; settings allow it on loopback alone."""
+    return "in the clear" not in str(record.msg)
+
+
 class NotConfigured(Exception):
     """A file that the settings name cannot be used; the message says which setting, and why."""
 
@@ -45,6 +54,7 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
     if settings.mechanism == "OAUTHBEARER":
         return common | {"sasl_mechanism": settings.mechanism, "sasl_oauth_token_provider": Tokens(settings)}
     if settings.mechanism:
+        _calm.addFilter(_not_in_the_clear)
         password = settings.kafka_password.get_secret_value()
         user = {"sasl_plain_username": settings.kafka_username, "sasl_plain_password": password}
         return common | user | {"sasl_mechanism": settings.mechanism}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.contracts.events import CONSUMERS, EVENTS
+from shared.contracts.events import CONSUMERS, EVENTS, PRODUCERS
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
@@ -49,6 +49,26 @@ def test_the_map_of_consumers_is_what_services_subscribe_to() -> None:
         for name in _subscriptions(service):
             real[by_class[name]].add(service)
     assert real == {topic: set(services) for topic, services in CONSUMERS.items()}
+
+
+def _made(service: str) -> set[str]:
+    """Names of what a service makes instances of: with a constructor anywhere, by validation inside an `emit`."""
+    found = set()
+    for file in (ROOT / "services" / service).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                found.add(name)
+                if name.endswith(".emit"):
+                    inside = {ast.unparse(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+                    found |= {name.removesuffix(".model_validate") for name in inside}
+    return found
+
+
+def test_the_map_of_producers_is_what_services_emit() -> None:
+    made = {service: _made(service) for service in SERVICES}
+    real = {e.topic: {service for service in SERVICES if e.__name__ in made[service]} for e in EVENTS}
+    assert real == {topic: set(services) for topic, services in PRODUCERS.items()}
 
 
 def _snake(name: str) -> str:

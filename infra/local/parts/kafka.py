@@ -8,14 +8,14 @@ import subprocess
 import uuid
 from pathlib import Path
 
-from infra.kafka import jars, topics
+from infra.kafka import access, jars, server, topics
+from infra.local.credentials import SERVICES, write_private
 from infra.local.part import Launch, NotReady, Part
 from infra.local.ports import LOOPBACK
 from infra.local.site import Site, base_environment
 
 # C1 only and a serial collector: half the start time and less memory, on a broker that is never the bottleneck here.
 JVM = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
-CONFIG = Path(jars.__file__).with_name("server.properties")
 LOGGING = Path(jars.__file__).with_name("log4j2.properties")
 
 
@@ -30,14 +30,9 @@ class Kafka(Part):
 
     def prepare(self, site: Site) -> None:
         folder = site.folder("kafka")
-        (folder / "server.properties").write_text(
-            CONFIG.read_text()
-            + f"controller.quorum.voters=1@{LOOPBACK}:{site.ports['kafka_controller']}\n"
-            + f"listeners=PLAINTEXT://{LOOPBACK}:{site.ports['kafka']},"
-            + f"CONTROLLER://{LOOPBACK}:{site.ports['kafka_controller']}\n"
-            + f"advertised.listeners=PLAINTEXT://{LOOPBACK}:{site.ports['kafka']}\n"
-            + f"log.dirs={folder / 'data'}\n"
-        )
+        client, controller = (f"{LOOPBACK}:{site.ports[name]}" for name in self.ports)
+        configuration = server.properties(client, controller, client, site.credentials.kafka)
+        write_private(folder / "server.properties", configuration + f"log.dirs={folder / 'data'}\n")
         jars.fetch(site.settings.cache)
         if not (folder / "formatted").exists():
             self._format(site, folder)
@@ -73,4 +68,14 @@ class Kafka(Part):
             raise NotReady("the cluster lists no broker")
 
     def provide(self, site: Site) -> None:
-        asyncio.run(topics.ensure(site.kafka("admin"), topics.wanted()))
+        asyncio.run(_provide(site))
+
+
+async def _provide(site: Site) -> None:
+    """Users and access list of our own broker, and the topics. A user's own Kafka keeps the access list it has."""
+    if not site.settings.own_kafka:
+        passwords = {
+            role: site.credentials.kafka[role] for role in (*SERVICES, access.READER, access.FOREIGN)
+        }
+        await access.apply(site.kafka("admin"), access.grants(), passwords=passwords)
+    await topics.ensure(site.kafka("admin"), topics.wanted())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from infra.docker.prepare import INSIDE, environments, prepare
 from infra.local.credentials import SERVICES, load_or_create
@@ -59,6 +60,23 @@ def test_the_env_files_named_are_those_that_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "data.env").read_text() == before
 
 
+def test_kafka_asks_for_a_password_in_tls_and_its_controller_stays_in_the_container(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    lines = (tmp_path / "kafka.properties").read_text().splitlines()
+    assert "listeners=CLIENT://:9092,CONTROLLER://localhost:9093" in lines
+    assert "listener.security.protocol.map=CLIENT:SASL_SSL,CONTROLLER:SASL_PLAINTEXT" in lines
+    assert not any(line.startswith("KAFKA_LISTENER") for line in CONTAINERS["kafka"]["environment"])
+    certificate = x509.load_pem_x509_certificate(
+        (tmp_path / "kafka.pem").read_bytes().partition(b"KEY-----\n")[2].partition(b"KEY-----\n")[2]
+    )
+    authority = x509.load_pem_x509_certificate((tmp_path / "kafka-ca.pem").read_bytes())
+    certificate.verify_directly_issued_by(authority)
+    for service in SERVICES:
+        environment = (tmp_path / f"{service}.env").read_text()
+        assert f"DRIFTWHEEL_{service.upper()}__KAFKA_CA_FILE=/run/keys/kafka-ca.pem" in environment
+        assert any("/run/keys/kafka-ca.pem" in volume for volume in CONTAINERS[service]["volumes"])
+
+
 def test_no_service_learns_a_secret_of_another(tmp_path: Path) -> None:
     credentials = load_or_create(tmp_path)
     told = {name: " ".join(values.values()) for name, values in environments(credentials).items()}
@@ -67,7 +85,10 @@ def test_no_service_learns_a_secret_of_another(tmp_path: Path) -> None:
         "databases",
     }
     assert {name for name, text in told.items() if credentials.s3["admin"].secret in text} == {"buckets"}
+    assert {name for name, text in told.items() if credentials.kafka["admin"] in text} == {"topics"}
+    assert not any(credentials.kafka["broker"] in text for text in told.values())
     for owner in SERVICES:
+        assert {name for name, text in told.items() if credentials.kafka[owner] in text} == {owner, "topics"}
         secrets = credentials.postgres[owner], credentials.s3[owner].secret
         assert {name for name, text in told.items() if any(secret in text for secret in secrets)} == {owner}
 

@@ -9,7 +9,7 @@ from infra import prometheus
 from infra.kafka import jars, topics
 from infra.local.credentials import SERVICES
 from infra.s3 import buckets
-from shared.contracts.events import CONSUMERS, EVENTS
+from shared.contracts.events import CONSUMERS, EVENTS, STATE
 
 ROOT = Path(__file__).parents[3]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -27,7 +27,7 @@ def test_every_event_and_every_consumer_has_its_topic() -> None:
 def test_only_policies_are_compacted_and_dead_letters_may_be_larger_and_live_longer() -> None:
     for topic in topics.wanted():
         compacted = topic.config.get("cleanup.policy") == "compact"
-        assert compacted == (topic.name == "model.declared")
+        assert compacted == (topic.name in {event.topic for event in STATE})
         size = int(topic.config["max.message.bytes"])
         assert size == (topics.DEAD_LETTER_BYTES if topic.name.endswith(".dlq") else topics.EVENT_BYTES)
     assert topics.RETENTION_DAYS["dead letter"] > topics.RETENTION_DAYS["event"]

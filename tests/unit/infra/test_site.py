@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.local.credentials import SERVICES, Credentials, load_or_create
+from infra.local.credentials import KAFKA_ROLES, SERVICES, Credentials, load_or_create
 from infra.local.parts import PARTS
 from infra.local.settings import LocalSettings
 from infra.local.site import Site, base_environment
@@ -32,10 +32,25 @@ def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -
     assert load_or_create(tmp_path / "other") != first
 
 
+def test_an_installation_from_before_kafka_had_users_gets_them_and_keeps_the_rest(tmp_path: Path) -> None:
+    load_or_create(tmp_path)
+    file = tmp_path / "credentials.json"
+    before = json.loads(file.read_text())
+    del before["kafka"]
+    file.write_text(json.dumps(before))
+    now = load_or_create(tmp_path)
+    assert set(now.kafka) == {*KAFKA_ROLES, *SERVICES}
+    assert load_or_create(tmp_path) == now
+    assert {name: value for name, value in json.loads(file.read_text()).items() if name != "kafka"} == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
 def test_credentials_do_not_show_in_a_repr(credentials: Credentials) -> None:
     shown = repr(credentials) + repr(credentials.s3["data"])
     hidden = [*credentials.postgres.values(), *(key.secret for key in credentials.s3.values())]
     assert len(set(hidden)) == len(hidden) == 2 * (len(SERVICES) + 1)
+    hidden += credentials.kafka.values()
+    assert len(set(hidden)) == len(hidden)
     assert not any(secret in shown for secret in hidden)
 
 
@@ -56,6 +71,8 @@ def test_a_service_learns_its_own_credentials_and_nobody_elses(
     told = " ".join(site(tmp_path, credentials).env_for(service).values())
     assert credentials.postgres[service] in told
     assert credentials.s3[service].secret in told
+    assert credentials.kafka[service] in told
+    assert not any(word in told for role, word in credentials.kafka.items() if role != service)
     others = [role for role in ("admin", *SERVICES) if role != service]
     assert not any(
         credentials.postgres[role] in told or credentials.s3[role].secret in told for role in others

@@ -1,0 +1,95 @@
+"""A broker of a test's own, with TLS in front: nobody else's services read what is tried out on it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.kafka import access, certificates, server, topics
+from infra.kafka.admin import ClusterRefused
+from infra.local import credentials, ports
+from infra.local.credentials import write_private
+from infra.local.environment import kafka_account
+from infra.local.parts.kafka import Kafka
+from infra.local.process import Process
+from infra.local.settings import LocalSettings
+from infra.local.site import Site
+from shared.delivery.kafka import connection
+from shared.delivery.settings import KafkaSettings
+
+ROLES = (*credentials.SERVICES, access.READER, access.FOREIGN)
+
+
+@dataclass(frozen=True)
+class TlsBroker:
+    """Every topic, user and grant of the platform is made; the certificate is for `localhost`."""
+
+    site: Site
+
+    @property
+    def bootstrap(self) -> str:
+        return f"localhost:{self.site.ports['kafka']}"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.site.folder("keys") / certificates.CA_FILE
+
+    def settings(self, role: str = "admin", **more: Any) -> KafkaSettings:
+        account = kafka_account(
+            self.bootstrap,
+            role,
+            self.site.credentials.kafka[role],
+            kafka_tls=True,
+            kafka_ca_file=self.ca_file,
+        )
+        return KafkaSettings(**account.model_dump() | more)
+
+    def client(self, role: str = "admin", **more: Any) -> dict[str, Any]:
+        return connection(self.settings(role, **more))
+
+    async def apply(self, *without: access.Grant) -> None:
+        """The platform's access list, or less."""
+        passwords = {role: self.site.credentials.kafka[role] for role in ROLES}
+        wanted = [grant for grant in access.grants() if grant not in without]
+        await access.apply(self.settings(), wanted, passwords=passwords)
+
+
+@contextmanager
+def tls_broker(home: Path) -> Iterator[TlsBroker]:
+    held = {name: ports.reserve() for name in Kafka.ports}
+    numbers = {name: socket.getsockname()[1] for name, socket in held.items()}
+    site = Site(LocalSettings.of(home), credentials.load_or_create(home / "secrets"), numbers)
+    part, broker = Kafka(), TlsBroker(site)
+    part.prepare(site)
+    certificates.issue(site.folder("keys"), "localhost")
+    client, controller = (f"127.0.0.1:{numbers[name]}" for name in Kafka.ports)
+    configuration = server.properties(
+        client, controller, broker.bootstrap, site.credentials.kafka, site.folder("keys")
+    )
+    folder = site.folder("kafka")
+    write_private(folder / "server.properties", f"{configuration}log.dirs={folder / 'data'}\n")
+    process = Process(part.launch(site), site.log("kafka"), f"{home}|test|kafka")
+    try:
+        asyncio.run(_ready(broker))
+        yield broker
+    finally:
+        process.kill_group()
+        process.wait()
+        for socket in held.values():
+            socket.close()
+
+
+async def _ready(broker: TlsBroker) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            if await topics.brokers(broker.settings()):
+                break
+        except ClusterRefused:
+            assert time.monotonic() < deadline, broker.site.log("kafka").read_text()[-3_000:]
+            await asyncio.sleep(0.3)
+    await broker.apply()
+    await topics.ensure(broker.settings(), topics.wanted())
