@@ -13,6 +13,7 @@ import typer
 from services.console.commands import (
     access,
     answers,
+    consumers,
     datasets,
     dlq,
     drifts,
@@ -55,6 +56,7 @@ for panel, commands in COMMANDS.items():
         app.command(rich_help_panel=panel)(command)
 app.command("open", rich_help_panel="Access and policies")(access.open_)
 app.add_typer(events.events, name="events", rich_help_panel="On call")
+app.add_typer(consumers.app, name="consumers", rich_help_panel="On call")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="On call")
 app.add_typer(datasets.app, name="datasets", rich_help_panel="The loop")
 app.add_typer(runs.app, name="runs", rich_help_panel="The loop")

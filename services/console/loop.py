@@ -182,6 +182,11 @@ def _of(service: str, answer: Answer) -> Iterator[Trouble]:
     pulse = answer.data
     for reason in pulse["reasons"]:
         yield Trouble(service, f"not ready: {reason}", "driftwheel status")
+    for piece in pulse.get("parts", ()):
+        if piece["state"] in ("stopped", "waiting", "failing"):
+            yield Trouble(
+                service, f"{piece['name']} {piece['state']}: {piece['detail']}", "driftwheel consumers list"
+            )
     if dead := pulse["dead_letters"]:
         text = f"{dead} dead letter{'s' if dead > 1 else ''}"
         yield Trouble(

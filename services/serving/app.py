@@ -62,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
         store=objects,
         ready=problems,
         waits=waits,
+        needs=(),
+        ends_when_stuck=False,
     )
 
 

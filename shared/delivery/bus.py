@@ -1,74 +1,67 @@
-"""The one place that decides delivery: how events are consumed, retried, buried, and how progress is judged.
+"""The one place that decides how a service meets Kafka: its routers, its consumers and its producer.
 
-FastStream's defaults acknowledge first and lose; so brokers and routers come from here, and start-up refuses others.
+FastStream declares the handlers: it injects, validates and describes. It consumes nothing here, since its defaults
+acknowledge first and lose; routers of another make are refused.
 """
 
 import asyncio
-import dataclasses
-import functools
-import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import structlog
-from aiokafka import AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
-from faststream import AckPolicy, BaseMiddleware, Context
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from faststream import AckPolicy, Context
+from faststream._internal.endpoint.subscriber import SubscriberUsecase
 from faststream.kafka import KafkaBroker, KafkaRouter
+from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 
-from shared.contracts.envelope import repair_headers
-from shared.contracts.events import Event
-from shared.delivery import inbox
-from shared.delivery.failures import classify
-from shared.delivery.intake import describe, take, unread
+from shared.contracts.events import CONSUMERS, Event
+from shared.delivery.consumer import TopicConsumer
+from shared.delivery.handling import Call, Handling
 from shared.delivery.kafka import broker_connection, connection
 from shared.delivery.outbox import MAX_RECORD_BYTES
 from shared.delivery.settings import DeliverySettings
+from shared.delivery.topics import check_topics
 from shared.delivery.unit_of_work import Database, UnitOfWork
-from shared.telemetry.metrics import CONSUMER_STOPPED, HANDLED, HANDLING_SECONDS, OUTCOMES
-from shared.telemetry.spans import processing
-
-log = structlog.get_logger()
+from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS, OUTCOMES
 
 Work = Annotated[UnitOfWork, Context("work")]
-"""The unit of work of the message being handled."""
+"""The unit of work of the message, or of the batch, being handled."""
+Handler = Callable[..., Awaitable[None]]
 
-_OUTAGE_SECONDS = 60.0
-
-
-class OutageError(Exception):
-    """A part we need is away; the message stays where it is."""
+_PLATFORM = sorted({f"/{service}" for services in CONSUMERS.values() for service in services})
 
 
 class EventRouter(KafkaRouter):
-    """A router whose every subscriber has the platform's delivery policy."""
+    """A router whose subscribers are read by consumers of our own."""
 
     def __init__(self, service: str) -> None:
-        super().__init__(ack_policy=AckPolicy.NACK_ON_ERROR)
+        super().__init__(ack_policy=AckPolicy.MANUAL)
         self.service = service
-        self.topics_consumed: list[str] = []
+        self.declared: list[tuple[type[Event], SubscriberUsecase[Any], bool]] = []
 
-    def on(
-        self, event: type[Event]
-    ) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., Awaitable[None]]]:
-        """Subscribe a handler. Each topic has a consumer group of its own, `<service>.<topic>`: a rebalance or a
-        slow topic stays alone."""
+    def on(self, event: type[Event]) -> Callable[[Handler], Handler]:
+        """Subscribe a handler `(event, work)`: one transaction per event.
 
-        def subscribe(handler: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-            self.topics_consumed.append(event.topic)
+        Each topic has a consumer group of its own, `<service>.<topic>`: a rebalance or a slow topic stays alone.
+        """
+        return self._subscribe(event, batch=False)
+
+    def on_batch(self, event: type[Event]) -> Callable[[Handler], Handler]:
+        """Subscribe a handler `(events, work)`: one transaction for many events of one partition, in their order.
+
+        `work.causes` are their envelopes. If the handler fails, each event is handled alone: it gets a list of one, and
+        only what fails then is dead-lettered.
+        """
+        return self._subscribe(event, batch=True)
+
+    def _subscribe(self, event: type[Event], *, batch: bool) -> Callable[[Handler], Handler]:
+        def subscribe(handler: Handler) -> Handler:
+            name = f"{self.service}.{event.topic}"
             subscriber = self.subscriber(
-                event.topic,
-                group_id=f"{self.service}.{event.topic}",
-                auto_offset_reset="earliest",
-                ack_policy=AckPolicy.NACK_ON_ERROR,
-                no_reply=True,
-                max_poll_interval_ms=300_000,
-                session_timeout_ms=10_000,
-                title=f"{self.service}.{event.topic}",
+                event.topic, group_id=name, title=name, ack_policy=AckPolicy.MANUAL, no_reply=True
             )
             subscriber(handler)
+            self.declared.append((event, subscriber, batch))
             return handler
 
         return subscribe
@@ -78,193 +71,85 @@ def make_router(service: str) -> EventRouter:
     return EventRouter(service)
 
 
-class Consumption:
-    """The life of a message in one service: read, claim, handle, commit; or retry; or bury."""
+class EventBroker(KafkaBroker):
+    """FastStream's broker, whose topics are read by `consumers`, one for each, by name of the topic."""
 
-    def __init__(self, service: str, db: Database, settings: DeliverySettings) -> None:
-        self.service = service
-        self._db = db
-        self._settings = settings
-        self._dead_in_a_row = 0
-        self.stopped_because: str | None = None
-        self.busy_since: dict[str, float] = {}
-        self.handled_at: dict[str, datetime] = {}
-        self.stop: Callable[[], Awaitable[None]] | None = None
-        CONSUMER_STOPPED.labels(service).set(0)
+    consumers: dict[str, TopicConsumer]
 
-    async def handle(
-        self, record: "ConsumerRecord[Any, Any]", call: Callable[[Event, UnitOfWork], Any]
-    ) -> None:
-        """Returns when the message needs no more care, and its offset may be committed.
+    async def start(self) -> None:
+        """Returns at once: each consumer joins by itself, as soon as Kafka and its topic are there."""
+        await self.connect()
+        for subscriber in self.subscribers:
+            await SubscriberUsecase.start(subscriber)
+        for consumer in self.consumers.values():
+            consumer.start()
 
-        Raises:
-            OutageError: a part we need is away (the offset stays), or too many messages died in a row.
-        """
-        if self.stopped_because:
-            raise OutageError(self.stopped_because)
-        started = time.monotonic()
-        self.busy_since[record.topic] = started
-        try:
-            outcome = await self._outcome(record, call)
-        finally:
-            del self.busy_since[record.topic]
-        self.handled_at[record.topic] = datetime.now(UTC)
-        HANDLED.labels(self.service, record.topic, outcome).inc()
-        HANDLING_SECONDS.labels(self.service, record.topic).observe(time.monotonic() - started)
-
-    async def _outcome(
-        self, record: "ConsumerRecord[Any, Any]", call: Callable[[Event, UnitOfWork], Any]
-    ) -> str:
-        delivery = unread(record)
-        attempts, started, pause = 0, time.monotonic(), self._settings.retry_first_seconds
-        while True:
-            attempts += 1
-            try:
-                delivery, event = take(record, delivery.received_at)
-                return await self._once(delivery, event, call, attempts)
-            except Exception as error:
-                failure = classify(error)
-                if failure.kind == "outage":
-                    if time.monotonic() - started > _OUTAGE_SECONDS:
-                        if failure.bounded:
-                            return "dead" if await self._bury(delivery, attempts, error) else "duplicate"
-                        raise OutageError(type(error).__name__) from error
-                    attempts -= 1
-                    log.warning("event.waiting", place=delivery.place, error=type(error).__name__)
-                elif failure.kind != "retry" or attempts >= self._settings.retry_attempts:
-                    return "dead" if await self._bury(delivery, attempts, error) else "duplicate"
-                else:
-                    log.info(
-                        "event.retry", place=delivery.place, attempt=attempts, error=type(error).__name__
-                    )
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 5.0)
-
-    async def _once(
-        self, delivery: inbox.Delivery, event: Event, call: Callable[[Event, UnitOfWork], Any], attempts: int
-    ) -> str:
-        envelope = delivery.envelope
-        with processing(self.service, delivery):
-            async with self._db.unit_of_work(envelope) as work:
-                if not await inbox.claim(work, delivery, attempts):
-                    return "duplicate"
-                await call(event, work)
-            self._dead_in_a_row = 0
-            log.info(  # inside the span, whose trace_id every line gets
-                "event.handled",
-                topic=delivery.topic,
-                partition=delivery.partition,
-                offset=delivery.offset,
-                event_id=envelope.id,
-                correlation_id=envelope.correlationid,
-                attempt=attempts,
-            )
-        return "handled"
-
-    async def _bury(self, delivery: inbox.Delivery, attempts: int, error: Exception) -> bool:
-        """False if the message was buried before: what a replay brings again does not count as one more death."""
-        reason = describe(error)
-        try:
-            async with self._db.unit_of_work() as work:
-                fresh = await inbox.bury(work, self.service, delivery, attempts, reason)
-        except Exception as error:
-            raise OutageError(type(error).__name__) from error
-        if not fresh:
-            return False
-        log.error("event.dead", place=delivery.place, event_id=delivery.envelope.id, reason=reason)
-        self._dead_in_a_row += 1
-        if self._dead_in_a_row >= self._settings.dead_in_a_row:
-            self.stopped_because = (
-                f"{self._dead_in_a_row} messages died in a row, the last one with: {reason}. "
-                "Mend the cause, restart the service, then redrive: driftwheel dlq redrive."
-            )
-            CONSUMER_STOPPED.labels(self.service).set(1)
-            log.critical("consumer.stopped", reason=self.stopped_because)
-            if self.stop:
-                # Not awaited: stopping waits for the message that is being handled, which is this one.
-                self._stopping = asyncio.ensure_future(self.stop())
-        return True
-
-
-class _Scope(BaseMiddleware[Any, Any]):
-    """FastStream's hook around one message."""
-
-    def __init__(self, msg: Any, /, *, context: Any, consumption: Consumption) -> None:
-        super().__init__(msg, context=context)
-        self._consumption = consumption
-
-    async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-        async def call(event: Event, work: UnitOfWork) -> None:
-            msg.set_decoder(_constant(event))
-            with self.context.scope("work", work):
-                await call_next(msg)
-
-        await self._consumption.handle(msg.raw_message, call)
-
-
-def _constant(event: Event) -> Callable[[Any], Awaitable[Event]]:
-    async def decode(_message: Any) -> Event:
-        return event
-
-    return decode
-
-
-async def _parse_record(record: "ConsumerRecord[Any, Any]", original: Callable[[Any], Awaitable[Any]]) -> Any:
-    """Broker-level parser. It never fails, since what fails here never reaches the dead letters."""
-    headers = [(name, value.encode()) for name, value in repair_headers(record.headers).items()]
-    message = await original(dataclasses.replace(record, headers=headers))
-    message.raw_message = record
-    return message
+    async def stop(self, *_: Any) -> None:
+        """Finish what is in hand, commit, and leave the groups."""
+        await asyncio.gather(*(consumer.stop() for consumer in self.consumers.values()))
+        await super().stop()
 
 
 def make_broker(
     settings: DeliverySettings, db: Database, service: str, routers: Iterable[EventRouter]
-) -> KafkaBroker:
-    """A broker that loses nothing. Its `consumption` (state, reason of a stop) is in `broker.context`."""
-    consumption = Consumption(service, db, settings)
-    broker = KafkaBroker(
+) -> EventBroker:
+    """A broker that loses nothing."""
+    broker = EventBroker(
         **broker_connection(settings),
-        ack_policy=AckPolicy.NACK_ON_ERROR,
-        parser=_parse_record,
-        middlewares=(functools.partial(_Scope, consumption=consumption),),
+        ack_policy=AckPolicy.MANUAL,
         allow_auto_create_topics=False,
-        enable_idempotence=True,
-        acks="all",
-        graceful_timeout=20.0,
+        consumer_only=True,
         client_id=service,
         logger=None,
     )
+    broker.consumers = {}
+    declared = []
     for router in routers:
         if not isinstance(router, EventRouter):
             raise TypeError("routers come from shared.delivery.bus.make_router: another one loses messages")
         broker.include_router(router)
+        declared += router.declared
+    handling = Handling(service, db.apart(max(len(declared), 1)), settings)
+    for event, subscriber, batch in declared:
+        broker.consumers[event.topic] = TopicConsumer(
+            service,
+            event.topic,
+            f"{service}.{event.topic}",
+            _through(broker, subscriber, event.topic, batch=batch),
+            handling,
+            settings,
+            batch=batch,
+            trusted=_PLATFORM if event.foreign else None,
+        )
         # A counter that starts with its first event hides that event from rate().
-        for topic in router.topics_consumed:
-            HANDLING_SECONDS.labels(service, topic)
-            for outcome in OUTCOMES:
-                HANDLED.labels(service, topic, outcome)
-    broker.context.set_global("consumption", consumption)
-
-    async def stop() -> None:
-        for subscriber in broker.subscribers:
-            await subscriber.stop()
-
-    consumption.stop = stop
+        HANDLING_SECONDS.labels(service, event.topic)
+        for outcome in OUTCOMES:
+            HANDLED.labels(service, event.topic, outcome)
+    for topic, consumer in broker.consumers.items():
+        others = [other for name, other in broker.consumers.items() if name != topic]
+        consumer.others = lambda others=others: all(other.state.name == "running" for other in others)  # type: ignore[misc]
     return broker
 
 
-async def check_topics(settings: DeliverySettings, topics: Iterable[str]) -> None:
-    """Raises RuntimeError naming topics that do not exist: a consumer of a missing topic waits in silence."""
-    admin = AIOKafkaAdminClient(**connection(settings))
-    await admin.start()
-    try:
-        missing = sorted(set(topics) - set(await admin.list_topics()))
-    finally:
-        await admin.close()
-    if missing:
-        raise RuntimeError(
-            f"Kafka lacks {', '.join(missing)}. Create them: python -m infra.kafka.topics --bootstrap …"
-        )
+def _through(broker: KafkaBroker, subscriber: SubscriberUsecase[Any], topic: str, *, batch: bool) -> Call:
+    """Call a handler as FastStream would for a message, with what was read of it before."""
+    blank: ConsumerRecord[Any, Any] = ConsumerRecord(topic, 0, 0, 0, 0, None, None, None, 0, 0, ())
+
+    async def call(events: list[Event], work: UnitOfWork) -> None:
+        with (
+            broker.context.scope("work", work),
+            broker.context.scope("given", events if batch else events[0]),
+        ):
+            await subscriber.process_message(blank)
+
+    async def parse(record: ConsumerRecord[Any, Any]) -> KafkaMessage:
+        return KafkaMessage(raw_message=record, body=b"", consumer=FAKE_CONSUMER)
+
+    async def decode(_message: Any) -> Any:
+        return broker.context.get_local("given")
+
+    subscriber.add_call(parser_=parse, decoder_=decode, dependencies_=())
+    return call
 
 
 def make_producer(settings: DeliverySettings, service: str) -> AIOKafkaProducer:
@@ -278,37 +163,9 @@ def make_producer(settings: DeliverySettings, service: str) -> AIOKafkaProducer:
     )
 
 
-class Progress:
-    """Liveness is progress: while there is lag, the position must move. A ping proves nothing."""
-
-    def __init__(self, broker: KafkaBroker, patience: float) -> None:
-        self._broker = broker
-        self._patience = patience
-        self._seen: dict[TopicPartition, tuple[int, float]] = {}
-
-    async def stuck(self) -> str | None:
-        """Which partition has unread records and has not moved for `patience` seconds."""
-        now = time.monotonic()
-        for subscriber in self._broker.subscribers:
-            consumer: Any = getattr(subscriber, "consumer", None)
-            for partition in consumer.assignment() if consumer else ():
-                try:
-                    position = await asyncio.wait_for(consumer.position(partition), 1)
-                except (TimeoutError, KafkaError):
-                    continue  # not positioned yet, or Kafka is away: nothing to read is not stuck
-                end = consumer.highwater(partition)
-                last = self._seen.get(partition)
-                if last is None or last[0] != position or end is None or position >= end:
-                    self._seen[partition] = (position, now)
-                elif now - last[1] > self._patience:
-                    return f"{partition.topic}/{partition.partition} at {position} of {end}"
-        return None
-
-
 __all__ = [
-    "Consumption",
+    "EventBroker",
     "EventRouter",
-    "Progress",
     "Work",
     "check_topics",
     "make_broker",

@@ -109,7 +109,29 @@ class DeliverySettings(KafkaSettings, BaseSettings):
     retry_first_seconds: float = Field(
         0.2, gt=0, le=60, description="Pause before the second try; doubles each time."
     )
-    dead_in_a_row: int = Field(50, ge=1, description="Dead letters in a row after which the consumer stops.")
+    retry_later_seconds: float = Field(
+        900,
+        gt=0,
+        description="How long an event waits for the one it depends on, before it is dead-lettered. Time in which "
+        "another consumer of the service stands still does not count.",
+    )
+    dead_in_a_row: int = Field(
+        50,
+        ge=1,
+        description="Dead letters in a row, of one topic and source, after which its consumer stops.",
+    )
+    dead_ratio: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="The same for their share among the newest messages of a topic and source.",
+    )
+    dead_window: int = Field(
+        200, ge=10, description="How many of the newest messages that share is taken of."
+    )
+    batch_size: int = Field(
+        200, ge=1, le=1_000, description="Messages that one transaction of a batch subscriber takes at most."
+    )
     liveness_seconds: float = Field(
-        120, gt=5, description="No progress for this long while there is lag: exit."
+        120, gt=5, description="No progress for this long while there is lag, and nothing is away: exit."
     )

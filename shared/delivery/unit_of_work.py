@@ -1,6 +1,6 @@
 """The unit of work: one transaction that holds effects, events and jobs together."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,11 +21,17 @@ GIVEN_UP = "-c idle_in_transaction_session_timeout=30s"
 
 
 class UnitOfWork:
-    """What a use case may touch: rows through `session`, events through `emit`, jobs through `defer`."""
+    """What a use case may touch: rows through `session`, events through `emit`, jobs through `defer`.
+
+    Attributes:
+        cause: what this work is done for, and its events refer to. Of a batch the last one: with it the batch was whole.
+        causes: of a batch, the envelope of each event, in order.
+    """
 
     def __init__(self, service: str, session: AsyncSession, cause: Envelope | None) -> None:
         self.session = session
         self.cause = cause
+        self.causes: Sequence[Envelope] = [cause] if cause else []
         self._service = service
         self._outgoing: list[Outgoing] = []
 
@@ -101,16 +107,23 @@ class UnitOfWork:
 class Database:
     """One service's database. `url` is `postgresql://…`; SQLAlchemy and psycopg share it."""
 
-    def __init__(self, service: str, url: str) -> None:
+    def __init__(self, service: str, url: str, *, pool: int = 5, more: int = 10, ping: bool = True) -> None:
         self.service = service
         self.url = url
+        self._apart: list[Database] = []
         self._engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
-            pool_size=5,
-            max_overflow=10,
-            pool_pre_ping=True,
+            pool_size=pool,
+            max_overflow=more,
+            pool_pre_ping=ping,
             connect_args={"options": GIVEN_UP},
         )
+
+    def apart(self, connections: int) -> "Database":
+        """The same database through connections that nobody else can use up. They are not asked whether they live
+        before each use: who uses them tries again anyway."""
+        self._apart.append(Database(self.service, self.url, pool=connections, more=0, ping=False))
+        return self._apart[-1]
 
     @asynccontextmanager
     async def unit_of_work(self, cause: Envelope | None = None) -> AsyncIterator[UnitOfWork]:
@@ -130,4 +143,6 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
+        for database in self._apart:
+            await database.close()
         await self._engine.dispose()

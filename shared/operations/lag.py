@@ -16,9 +16,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from faststream.kafka import KafkaBroker
 
-from shared.delivery.bus import Consumption
+from shared.delivery.bus import EventBroker
 from shared.delivery.kafka import connection
 from shared.delivery.settings import DeliverySettings
 from shared.telemetry.metrics import CONSUMER_LAG_MESSAGES, CONSUMER_LAG_SECONDS
@@ -49,17 +48,19 @@ class TopicLag:
 
 
 class Lag:
-    """Measures every few seconds, over connections of its own: it never disturbs what consumes."""
+    """Measures every few seconds, over connections of its own: it never disturbs what consumes.
 
-    def __init__(self, service: str, broker: KafkaBroker, settings: DeliverySettings) -> None:
+    Attributes:
+        unread: the committed offset of each partition that has records after it, as of the last measurement; None while
+            Kafka does not say.
+    """
+
+    def __init__(self, service: str, broker: EventBroker, settings: DeliverySettings) -> None:
         self._service = service
-        self._consumption: Consumption = broker.context.get("consumption")
-        self._groups = {
-            topic: str(getattr(subscriber, "group_id", ""))
-            for subscriber in broker.subscribers
-            for topic in getattr(subscriber, "topic_names", [])
-        }
+        self._consumers = broker.consumers
+        self._groups = {topic: consumer.group_id for topic, consumer in broker.consumers.items()}
         self._connection = connection(settings)
+        self.unread: dict[TopicPartition, int] | None = None
         self._behind: dict[str, tuple[int, float | None]] = {}
         self._appended: dict[TopicPartition, tuple[int, float]] = {}
 
@@ -67,7 +68,7 @@ class Lag:
         """The last measurement; empty while there is none, or while Kafka is away."""
         now = time.time()
         return {
-            topic: TopicLag(messages, _age(now, oldest), self._consumption.handled_at.get(topic))
+            topic: TopicLag(messages, _age(now, oldest), self._consumers[topic].handled_at)
             for topic, (messages, oldest) in self._behind.items()
         }
 
@@ -84,6 +85,7 @@ class Lag:
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("lag.unknown", error=type(error).__name__)
             finally:
+                self.unread = None
                 self._behind = {}
                 self._show()
             await asyncio.sleep(EVERY_SECONDS)
@@ -121,6 +123,7 @@ class Lag:
         ends: Offsets = await reader.end_offsets(partitions)
         unread = {p: place for p, place in places.items() if place < ends[p]}
         appended = await self._append_times(reader, unread)
+        self.unread = unread
         return {
             topic: (
                 sum(ends[p] - place for p, place in unread.items() if p.topic == topic),

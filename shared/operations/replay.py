@@ -16,12 +16,11 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
-from faststream.kafka import KafkaBroker
 
 from shared.contracts.errors import Conflict, DriftwheelError, Invalid, Unavailable
 from shared.contracts.text import Json
 from shared.delivery import inbox
-from shared.delivery.bus import Consumption
+from shared.delivery.bus import EventBroker
 from shared.delivery.intake import take, unread
 from shared.delivery.kafka import connection
 from shared.delivery.settings import DeliverySettings
@@ -102,15 +101,10 @@ class Plan:
 class Replay:
     """Plans and rewinds, one at a time; reads over connections of its own."""
 
-    def __init__(self, service: str, broker: KafkaBroker, settings: DeliverySettings) -> None:
+    def __init__(self, service: str, broker: EventBroker, settings: DeliverySettings) -> None:
         self._service = service
-        self._consumption: Consumption = broker.context.get("consumption")
+        self._consumers = broker.consumers
         self._connection = connection(settings)
-        self._subscribers: dict[str, Any] = {
-            topic: subscriber
-            for subscriber in broker.subscribers
-            for topic in getattr(subscriber, "topic_names", [])
-        }
         self._busy = asyncio.Lock()
 
     async def replay(self, db: Database, start: Start, topics: Sequence[str], *, dry_run: bool) -> Json:
@@ -139,7 +133,7 @@ class Replay:
             here, elsewhere = self._divided(plan)
             if not dry_run:
                 for partition in here:
-                    self._subscribers[partition.topic].consumer.seek(partition, plan.starts[partition])
+                    self._consumers[partition.topic].rewind(partition, plan.starts[partition])
         return {
             "service": self._service,
             "dry_run": dry_run,
@@ -150,20 +144,25 @@ class Replay:
 
     def _check(self, start: Start, topics: Sequence[str]) -> None:
         asked = {*topics, *([start.place[0].topic] if start.place else [])}
-        if asked - set(self._subscribers):
+        if asked - set(self._consumers):
             raise Invalid(
                 f"{self._service} does not consume one of these topics.",
-                f"It consumes {', '.join(sorted(self._subscribers)) or 'none'}.",
+                f"It consumes {', '.join(sorted(self._consumers)) or 'none'}.",
             )
-        if self._consumption.stopped_because:
-            raise Conflict("Consumption has stopped here.", "Mend the cause and restart the service first.")
+        stopped = [
+            self._consumers[t] for t in asked or self._consumers if self._consumers[t].state.name == "stopped"
+        ]
+        if stopped:
+            raise Conflict(
+                f"The consumer of {stopped[0].topic} has stopped here.",
+                "Mend the cause and resume it first: driftwheel consumers resume.",
+            )
 
     def _divided(self, plan: Plan) -> tuple[list[TopicPartition], list[TopicPartition]]:
         """Partitions that this process consumes, and those that it does not."""
-        ours = set()
-        for subscriber in self._subscribers.values():
-            if consumer := getattr(subscriber, "consumer", None):
-                ours |= set(consumer.assignment())
+        ours: set[TopicPartition] = set()
+        for consumer in self._consumers.values():
+            ours |= consumer.assigned
         wanted = sorted(plan.starts)
         return [p for p in wanted if p in ours], [p for p in wanted if p not in ours]
 
@@ -172,7 +171,7 @@ class Replay:
             if start.place:
                 partitions = [start.place[0]]
             else:
-                partitions = await _partitions(admin, topics or list(self._subscribers))
+                partitions = await _partitions(admin, topics or list(self._consumers))
             ends = await self._committed(admin, partitions)
             starts = await _starts(reader, start, list(ends))
             plan = Plan({p: at for p, at in starts.items() if at < ends[p]}, ends)
@@ -208,7 +207,7 @@ class Replay:
         found: Offsets = {}
         for topic in {partition.topic for partition in partitions}:
             kept: Mapping[TopicPartition, Any] = await admin.list_consumer_group_offsets(
-                str(self._subscribers[topic].group_id)
+                self._consumers[topic].group_id
             )
             found |= {p: meta.offset for p, meta in kept.items() if p in partitions and meta.offset >= 0}
         return found

@@ -1,13 +1,13 @@
-"""Routes that every service has for its events: the log, the dead letters, their redrive, and a replay."""
+"""Routes that every service has for its events: the log, consumers, dead letters and their redrive, and a replay."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from faststream.kafka import KafkaBroker
 from pydantic import Field, StringConstraints
 
-from shared.contracts.errors import Invalid
+from shared.contracts.errors import Invalid, NotFound
 from shared.contracts.text import Contract, Json, Text
+from shared.delivery.bus import EventBroker
 from shared.delivery.settings import DeliverySettings
 from shared.http.auth import Caller, requires
 from shared.http.keyset import Cursor
@@ -35,6 +35,12 @@ class RedriveRequest(Contract):
     dry_run: bool = False
 
 
+class ResumeRequest(Contract):
+    """Of which source to lift the quarantine; none: the consumer that stopped at its limit goes on."""
+
+    source: Annotated[Text, StringConstraints(max_length=1_024)] | None = None
+
+
 class ReplayRequest(Contract):
     """From where to deliver again: a time, or topic/partition/offset. A dry run unless told otherwise."""
 
@@ -43,7 +49,7 @@ class ReplayRequest(Contract):
     dry_run: bool = True
 
 
-def make_event_operations(service: str, broker: KafkaBroker, settings: DeliverySettings) -> APIRouter:
+def make_event_operations(service: str, broker: EventBroker, settings: DeliverySettings) -> APIRouter:
     router = APIRouter(tags=["operations"])
     replay = Replay(service, broker, settings)
 
@@ -95,6 +101,22 @@ def make_event_operations(service: str, broker: KafkaBroker, settings: DeliveryS
     @router.post("/dead-letters/{event_id:path}/redrive")
     async def redrive(event_id: str, work: HttpWork, _caller: Admin) -> Json:
         return {"event_id": event_id, "topic": await dead_letters.redrive(work, _event_id(event_id))}
+
+    @router.get("/consumers")
+    async def consumers(_caller: Monitoring) -> Json:
+        """The state of each topic's consumer in this process, and whom it has in quarantine."""
+        return {"consumers": [consumer.to_json() for consumer in broker.consumers.values()]}
+
+    @router.post("/consumers/{topic}/resume")
+    async def resume(topic: Short, asked: ResumeRequest, _caller: Admin) -> Json:
+        """Let a consumer go on that stopped at its limit, or take from a source again; nothing is restarted."""
+        consumer = broker.consumers.get(topic)
+        if consumer is None:
+            raise NotFound(
+                "This service does not consume this topic.", "List them: driftwheel consumers list."
+            )
+        consumer.resume(asked.source)
+        return consumer.to_json()
 
     @router.post("/replay")
     async def replay_events(asked: ReplayRequest, request: Request, _caller: Admin) -> Json:

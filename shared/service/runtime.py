@@ -13,14 +13,13 @@ from typing import Annotated, TypeVar
 import structlog
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from faststream.kafka import KafkaBroker
 from faststream.specification import AsyncAPI
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Invalid
 from shared.contracts.text import Json
-from shared.delivery.bus import Consumption, Progress, check_topics, make_producer
+from shared.delivery.bus import EventBroker, make_producer
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.outbox import Relay
 from shared.delivery.unit_of_work import Database, UnitOfWork
@@ -33,6 +32,8 @@ from shared.operations.backlog import Backlog
 from shared.operations.lag import Lag
 from shared.operations.pulse import pulse
 from shared.operations.routes import make_event_operations
+from shared.service.health import Health, Loop
+from shared.service.progress import Progress, Watch
 from shared.service.settings import HttpSettings, ServiceSettings
 from shared.telemetry.logs import configure
 from shared.telemetry.spans import REQUESTS, flush
@@ -51,31 +52,12 @@ PUBLIC_PATHS = (
 )
 """What answers without a token: probes, metrics and schemas; a deployment keeps them off the public door."""
 
-_START_SECONDS = 120
-
-
-class Lifecycle:
-    """The state that the probes report."""
-
-    def __init__(self) -> None:
-        self.started = False
-        self.stopping = False
-        self.problems: Callable[[], Awaitable[list[str]]] | None = None
-
-    async def reasons(self) -> list[str]:
-        """Why this service is not ready; empty when it is."""
-        if not self.started:
-            return ["starting"]
-        if self.stopping:
-            return ["stopping"]
-        return await self.problems() if self.problems else []
-
 
 def make_app(
     service: str,
     settings: ServiceSettings,
     db: Database,
-    broker: KafkaBroker,
+    broker: EventBroker,
     api: Sequence[APIRouter] = (),
     jobs: Jobs | None = None,
     background: Sequence[Background] = (),
@@ -83,6 +65,8 @@ def make_app(
     ready: Callable[[], Awaitable[list[str]]] | None = None,
     streamed: Collection[str] = (),
     waits: Waits | None = None,
+    needs: Collection[str] = ("database",),
+    ends_when_stuck: bool = True,
 ) -> FastAPI:
     """Assemble a service.
 
@@ -93,43 +77,41 @@ def make_app(
         streamed: paths whose routes bound and read their bodies themselves.
         waits: what this service waits for in the stories with these correlation ids, each with a `reason` (words) and
             the `command` that shows more: for "why is it not moving".
+        needs: the parts without which no route answers: they alone make the service unready. What happens to any other
+            part is reported.
+        ends_when_stuck: end the process when a consumer hangs that was begun anew already. Not for a service whose
+            routes answer users: it goes on to try.
     """
-    lifecycle = Lifecycle()
-    consumption: Consumption = broker.context.get("consumption")
-    progress = Progress(broker, settings.liveness_seconds)
-    topics = [topic for subscriber in broker.subscribers for topic in getattr(subscriber, "topic_names", [])]
     relay = Relay(
         service, settings.database_url.get_secret_value(), functools.partial(make_producer, settings, service)
     )
-
-    async def problems() -> list[str]:
-        found = [consumption.stopped_because] if consumption.stopped_because else []
-        try:
-            await asyncio.wait_for(db.ping(), 2)
-        except Exception as error:  # noqa: BLE001 (any failure means the same: not ready)
-            found.append(f"database: {type(error).__name__}")
-        return [*found, *await authenticator.problems(), *(await ready() if ready else [])]
-
     authenticator = settings.authenticator()
     lag = Lag(service, broker, settings)
-    backlog = Backlog(service, db, topics, settings.stalled_after_seconds)
-    lifecycle.problems = problems
+    backlog = Backlog(service, db, list(broker.consumers), settings.stalled_after_seconds)
+    named = [("relay", relay.run), ("lag", lag.run), ("backlog", backlog.run), *background]
+    loops = [Loop(name, run) for name, run in (*named, *([("jobs", jobs.run)] if jobs else []))]
+    consumers = broker.consumers.values()
+
+    async def unready() -> list[str]:
+        return [*await authenticator.problems(), *(await ready() if ready else [])]
+
+    health = Health(db, consumers, lag, loops, needs, unready)
+
+    async def answering() -> bool:
+        return (await health.database()).well
+
+    progress = Progress(consumers, lag, settings.liveness_seconds, answering)
+    watch = Watch(progress, broker, ends=ends_when_stuck)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(_keep(name, loop))
-            for name, loop in (("relay", relay.run), ("lag", lag.run), ("backlog", backlog.run))
-        ]
-        if jobs:
-            tasks.append(asyncio.create_task(_keep("jobs", jobs.run)))
-        tasks += [asyncio.create_task(_keep(name, loop)) for name, loop in background]
-        start = asyncio.create_task(_start(broker, settings, topics, lifecycle))
-        tasks += [start, asyncio.create_task(_watch(progress, lifecycle))]
+        tasks = [asyncio.create_task(loop.keep()) for loop in (*loops, Loop("watch", watch.run))]
+        await broker.start()
+        health.started = True
         try:
             yield
         finally:
-            lifecycle.stopping = True
+            health.stopping = True
             await broker.stop()
             for task in tasks:
                 task.cancel()
@@ -147,7 +129,6 @@ def make_app(
     app.state.service = service
     app.state.db = db
     app.state.store = store
-    app.state.lifecycle = lifecycle
     app.state.lag = lag
     guard(
         app,
@@ -156,60 +137,18 @@ def make_app(
         max_body_bytes=settings.max_body_bytes,
         streamed=streamed,
     )
-    app.include_router(_operations(service, lifecycle, broker, progress, lag, waits))
+    app.include_router(_operations(service, health, watch, broker, lag, waits))
     app.include_router(make_event_operations(service, broker, settings))
     for router in api:
         app.include_router(router)
     return app
 
 
-async def _start(
-    broker: KafkaBroker, settings: ServiceSettings, topics: list[str], lifecycle: Lifecycle
-) -> None:
-    """Join Kafka, patiently: it may start after us. A missing topic after that ends the process with its name."""
-    pause, waited = 0.2, 0.0
-    while True:
-        try:
-            await check_topics(settings, topics)
-            await broker.start()
-        except Exception as error:  # noqa: BLE001 (whatever hinders the start is retried, then fatal)
-            if waited >= _START_SECONDS:
-                log.critical("start.failed", error=str(error)[:500])
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
-            log.warning("start.waiting", error=f"{type(error).__name__}: {error}"[:300])
-            await asyncio.sleep(pause)
-            waited, pause = waited + pause, min(pause * 2, 3.0)
-        else:
-            lifecycle.started = True
-            return
-
-
-async def _keep(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    pause = 0.5
-    while True:
-        try:
-            await loop()
-        except Exception:
-            log.exception("background.failed", loop=name, seconds=pause)
-        await asyncio.sleep(pause)
-        pause = min(pause * 2, 10.0)
-
-
-async def _watch(progress: Progress, lifecycle: Lifecycle) -> None:
-    """Exit when consumption is stuck: a supervisor's restart is the only cure known for a consumer that hangs."""
-    while True:
-        await asyncio.sleep(5)
-        if lifecycle.started and (where := await progress.stuck()):
-            log.critical("consumer.stuck", place=where)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _operations(
     service: str,
-    lifecycle: Lifecycle,
-    broker: KafkaBroker,
-    progress: Progress,
+    health: Health,
+    watch: Watch,
+    broker: EventBroker,
     lag: Lag,
     waits: Waits | None,
 ) -> APIRouter:
@@ -218,17 +157,21 @@ def _operations(
 
     @router.get("/health/live", tags=["operations"])
     async def live() -> Response:
-        where = await progress.stuck()
-        return JSONResponse({"alive": not where, "reasons": [where] if where else []}, 503 if where else 200)
+        reasons = watch.reasons
+        return JSONResponse({"alive": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     @router.get("/health/ready", tags=["operations"])
     async def ready() -> Response:
-        reasons = await lifecycle.reasons()
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        """Whether this service can answer. `parts` are all that are not well, those it can do without as well."""
+        parts = await health.parts()
+        reasons = await health.reasons(parts)
+        troubles = [part.to_json() for part in parts if not part.well]
+        said = {"ready": not reasons, "reasons": reasons, "parts": troubles}
+        return JSONResponse(said, 503 if reasons else 200)
 
     @router.get("/health/startup", tags=["operations"])
     async def startup() -> Response:
-        return JSONResponse({"started": lifecycle.started}, 200 if lifecycle.started else 503)
+        return JSONResponse({"started": health.started}, 200 if health.started else 503)
 
     @router.get("/metrics", tags=["operations"])
     async def metrics() -> Response:
@@ -240,9 +183,15 @@ def _operations(
 
     @router.get("/pulse", tags=["operations"])
     async def pulse_now(work: HttpWork, _caller: Annotated[Caller, requires("monitor:read")]) -> Json:
-        reasons = await lifecycle.reasons()
-        behind = {topic: asdict(found) for topic, found in lag.by_topic().items()}
-        return {**await pulse(work, service), "ready": not reasons, "reasons": reasons, "lag": behind}
+        parts = await health.parts()
+        reasons = await health.reasons(parts)
+        return {
+            **await pulse(work, service),
+            "ready": not reasons,
+            "reasons": reasons,
+            "parts": [part.to_json() for part in parts],
+            "lag": {topic: asdict(found) for topic, found in lag.by_topic().items()},
+        }
 
     @router.get("/trace/{any_id:path}", tags=["operations"])
     async def trace_of(
@@ -267,7 +216,7 @@ def _operations(
     return router
 
 
-def describe(service: str, broker: KafkaBroker) -> Json:
+def describe(service: str, broker: EventBroker) -> Json:
     """FastStream's AsyncAPI document, with the consumer groups and CloudEvents headers it leaves out."""
     document: Json = (
         AsyncAPI(broker, title=f"Driftwheel {service}", version="1").to_specification().to_jsonable()
@@ -309,4 +258,4 @@ async def _worker(jobs: Jobs) -> None:
         raise error
 
 
-__all__ = ["PUBLIC_PATHS", "Background", "Lifecycle", "describe", "make_app", "run_app", "run_worker"]
+__all__ = ["PUBLIC_PATHS", "Background", "describe", "make_app", "run_app", "run_worker"]

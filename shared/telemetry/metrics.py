@@ -15,7 +15,15 @@ OUTBOX_AGE_SECONDS = Gauge(
 )
 OUTBOX_SENT = Counter("driftwheel_outbox_sent_total", "Events acknowledged by Kafka.", ["service"])
 CONSUMER_STOPPED = Gauge(
-    "driftwheel_consumer_stopped", "1 when too many messages died in a row.", ["service"]
+    "driftwheel_consumer_stopped", "1 when too many messages of the topic died.", ["service", "topic"]
+)
+CONSUMER_WAITING = Gauge(
+    "driftwheel_consumer_waiting", "1 while a part that the consumer needs is away.", ["service", "topic"]
+)
+CONSUMER_QUARANTINED = Gauge(
+    "driftwheel_consumer_quarantined",
+    "Sources of which the topic takes nothing now: too many of their messages died.",
+    ["service", "topic"],
 )
 CONSUMER_LAG_SECONDS = Gauge(
     "driftwheel_consumer_lag_seconds", "Age of the oldest unhandled record.", ["service", "group", "topic"]

@@ -172,6 +172,26 @@ def processing(service: str, delivery: Delivery) -> Iterator[Span]:
 
 
 @contextmanager
+def processing_many(service: str, deliveries: Sequence[Delivery]) -> Iterator[Span]:
+    """Handling a batch: a trace of its own, linked to its senders'."""
+    first = deliveries[0]
+    attributes: dict[str, str | int] = {
+        "messaging.system": "kafka",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "process",
+        "messaging.destination.name": first.topic,
+        "messaging.destination.partition.id": str(first.partition),
+        "messaging.consumer.group.name": f"{service}.{first.topic}",
+        "messaging.batch.message_count": len(deliveries),
+    }
+    with span(f"process {first.topic}", SpanKind.CONSUMER, attributes, late=True) as one:
+        for delivery in deliveries if exporting else ():
+            carrier = extract({"traceparent": delivery.envelope.traceparent or ""})
+            one.add_link(trace.get_current_span(carrier).get_span_context())
+        yield one
+
+
+@contextmanager
 def working(job: str, key: str, attempt: int, cause: Envelope | None) -> Iterator[Span]:
     """One attempt of a job: long work, so a trace of its own; the events it announces belong to that."""
     attributes: dict[str, str | int] = {

@@ -165,7 +165,9 @@ def test_every_service_exports_what_on_call_needs(service: str, scrapes: dict[st
         "driftwheel_events_handled_total": frozenset({"service", "topic", "outcome"}),
         "driftwheel_event_handling_seconds_bucket": frozenset({"service", "topic", "le"}),
         "driftwheel_dead_letters": frozenset({"service", "topic"}),
-        "driftwheel_consumer_stopped": frozenset({"service"}),
+        "driftwheel_consumer_stopped": frozenset({"service", "topic"}),
+        "driftwheel_consumer_waiting": frozenset({"service", "topic"}),
+        "driftwheel_consumer_quarantined": frozenset({"service", "topic"}),
     }
     assert {name: scrapes[service].get(name) for name in needed} == needed
 

@@ -16,9 +16,11 @@ from aiokafka import ConsumerRecord
 from psycopg.rows import dict_row
 
 from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
-from shared.delivery import bus, outbox
+from shared.delivery import outbox
 from shared.delivery import unit_of_work as db
+from shared.delivery.handling import Done, Handling, Tries
 from shared.delivery.outbox import Relay
+from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 
 
@@ -104,10 +106,7 @@ class Service:
         self.offset = 0
         self.db = Database(name, url)
         self.io = Io()
-        settings: Any = type(
-            "Settings", (), {"retry_attempts": 2, "retry_first_seconds": 0.001, "dead_in_a_row": 10_000}
-        )()
-        self.consumption = bus.Consumption(name, self.db, settings)
+        self.handling = Handling(name, self.db, DeliverySettings(retry_attempts=2))
         self.relay = Relay(name, url, lambda: None)  # type: ignore[arg-type,return-value]
 
     async def deliver(self, log: Log, offset: int | None = None) -> None:
@@ -116,13 +115,17 @@ class Service:
         if position >= len(log.records.get(self.topic, [])):
             return
         with counted(self.io):
-            await self.consumption.handle(log.record(self.topic, position), self._call)
+            done = await self.handling.one(
+                log.record(self.topic, position), self._call, Tries(), lambda _source: None
+            )
+            assert isinstance(done, Done)
             self.io.step()
         if offset is None:
             self.offset += 1
 
-    async def _call(self, event: Event, work: UnitOfWork) -> None:
+    async def _call(self, events: list[Event], work: UnitOfWork) -> None:
         self.io.step()
+        [event] = events
         await self.handler(event, work)
         self.io.step()
 

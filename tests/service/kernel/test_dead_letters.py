@@ -231,7 +231,7 @@ async def test_a_thousand_are_handled_again_once_each(desk: Desk) -> None:
             raise ValueError("bug")
 
     desk.behaviour = fail_while_broken
-    desk.settings.dead_in_a_row = 10 * MANY
+    desk.settings = desk.settings.model_copy(update={"dead_in_a_row": 10 * MANY, "dead_ratio": 1})
     wanted = Wanted(error="VALUEERROR")
 
     async def all_are(state: str) -> bool:

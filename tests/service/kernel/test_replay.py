@@ -34,8 +34,7 @@ async def handled(desk: Desk, count: int) -> None:
     """Handled, and the offset committed: a replay goes up to what is committed."""
 
     async def committed() -> bool:
-        for subscriber in desk.broker.subscribers:
-            consumer: Any = getattr(subscriber, "consumer", None)
+        for consumer in (desk.consumer.consumer,):
             partition = TopicPartition(desk.topic, 0)
             if consumer and partition in consumer.assignment():
                 return int(await consumer.committed(partition) or 0) >= count
@@ -75,7 +74,7 @@ async def test_handled_events_come_again_without_effect(desk: Desk) -> None:
 
 async def test_the_dead_stay_dead_and_what_nobody_knows_is_announced(desk: Desk) -> None:
     """Unreadable messages that come again are no new deaths: they neither count nor stop the consumer."""
-    desk.settings.dead_in_a_row = 5
+    desk.settings = desk.settings.model_copy(update={"dead_in_a_row": 5})
 
     def fail(event: FeedbackRecorded) -> None:
         if event.feedback_id == "sick":
@@ -102,7 +101,7 @@ async def test_the_dead_stay_dead_and_what_nobody_knows_is_announced(desk: Desk)
             await until(lambda: _calls(desk, "forgotten", 2), "the one effect that was announced")
             await desk.send(f"mark-{time.time_ns()}")
             await until(lambda: _has_mark(desk), "the next event")
-        assert desk.broker.context.get("consumption").stopped_because is None
+        assert desk.consumer.state.name == "running"
     states = await desk.inbox()
     assert sorted(state for state in states.values() if state == "dead") == ["dead"] * 5
     assert desk.calls.count("well") == 1
@@ -130,7 +129,7 @@ async def test_what_is_too_much_or_not_ours_is_refused(desk: Desk, monkeypatch: 
         monkeypatch.setattr(replay, "MOST_RECORDS", 2)
         with pytest.raises(Invalid, match="3 records lie between; a replay brings at most 2"):
             await again.replay(desk.db, start, [], dry_run=False)
-        desk.broker.context.get("consumption").stopped_because = "too many died"
+        desk.consumer._turn("stopped", "too many died")
         with pytest.raises(Conflict):
             await again.replay(desk.db, start, [], dry_run=True)
     assert len(desk.calls) == 3
