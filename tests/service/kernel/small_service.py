@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class SmallService:
         self.caller = {"authorization": f"Bearer {mint(key, 'ann', ['admin'], 600)}"}
         self.held = threading.Event()
 
-    def app(self, *, worker: bool = True) -> FastAPI:
+    def app(self, *, worker: bool = True, needs: Sequence[str] = ("database",)) -> FastAPI:
         db = Database("data", self.url)
         jobs = Jobs("data", db)
         jobs.add(JOB, self._think)
@@ -70,6 +70,7 @@ class SmallService:
             broker=make_broker(self.settings, db, "data", [self._handlers()]),
             api=[self._api()],
             jobs=jobs if worker else None,
+            needs=needs,
         )
 
     def _api(self) -> APIRouter:

@@ -1,0 +1,66 @@
+"""What a service says of itself: an edge that answers is ready, whatever becomes of its consumers."""
+
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from tests.service.kernel.small_service import SmallService, until
+
+
+def troubles(client: TestClient) -> dict[str, Any]:
+    return {part["name"]: part for part in client.get("/health/ready").json()["parts"]}
+
+
+def test_a_stopped_consumer_is_reported_and_resumed_and_the_edge_stays_ready(service: SmallService) -> None:
+    service.settings = service.settings.model_copy(update={"dead_in_a_row": 3})
+    name = f"consumer {service.topic}"
+    with TestClient(service.app(worker=False), headers=service.caller) as client:
+        for _ in range(3):
+            assert client.post("/judgements/poison").status_code == 200
+        until(lambda: troubles(client).get(name), "the stop", 60)
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["reasons"]) == (200, [])
+        assert troubles(client)[name]["state"] == "stopped"
+        assert "driftwheel consumers resume data" in troubles(client)[name]["detail"]
+        assert client.get("/health/live").status_code == 200
+        [pulse] = [part for part in client.get("/pulse").json()["parts"] if part["name"] == name]
+        assert pulse["state"] == "stopped"
+        gauge = f'driftwheel_consumer_stopped{{service="data",topic="{service.topic}"}}'
+        assert f"{gauge} 1.0" in client.get("/metrics").text
+        [listed] = client.get("/consumers").json()["consumers"]
+        assert (listed["topic"], listed["state"]) == (service.topic, "stopped")
+        resume = f"/consumers/{service.topic}/resume"
+        assert client.post(resume, json={"source": "/nobody"}).status_code == 404
+        assert client.post("/consumers/no.such.topic/resume", json={}).status_code == 404
+        assert client.post(resume, json={}).json()["state"] == "running"
+        assert client.post(resume, json={}).status_code == 409, "it has not stopped"
+        client.post("/judgements/well")
+        until(lambda: service.sent("accepted", "well"), "the event after the resume", 60)
+        assert f"{gauge} 0.0" in client.get("/metrics").text
+
+
+def test_without_kafka_a_service_is_ready_and_says_what_waits(service: SmallService) -> None:
+    service.settings = service.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})
+    with TestClient(service.app(worker=False), headers=service.caller) as client:
+
+        def waiting() -> Any:
+            found = troubles(client)
+            return found if found.get(f"consumer {service.topic}", {}).get("detail") == "kafka" else None
+
+        found = until(waiting, "the consumer to say what it waits for", 60)
+        assert found["kafka"]["state"] == "waiting"
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/health/live").status_code == 200
+        assert client.post("/judgements/well").status_code == 200
+
+
+def test_without_its_database_a_service_is_unready_only_if_it_needs_one(service: SmallService) -> None:
+    service.url = "postgresql://nobody@127.0.0.1:9/none"
+    with TestClient(service.app(worker=False)) as client:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["reasons"][0].startswith("database: waiting")
+    with TestClient(service.app(worker=False, needs=())) as client:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 200
+        assert troubles(client)["database"]["state"] == "waiting"
