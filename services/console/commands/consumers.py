@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from services.console.door import LOOK, Exit, everywhere, fail, out, part, post, show_json, warn
+from services.console.door import LOOK, Exit, everywhere, fail, part, post, warn
 from services.console.output import AsJson, table, when
+from services.console.terminal import out, show_json
 from services.console.upstream import SERVICES
 from shared.contracts.text import Json
 
