@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from infra.kafka import access, certificates, server
 from infra.local.credentials import SERVICES, Credentials, load_or_create, write_private
 from infra.local.environment import (
@@ -19,12 +21,13 @@ from infra.local.environment import (
 )
 from infra.local.settings import LocalSettings
 from infra.s3 import buckets, security
+from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 
 INSIDE = Addresses(
     kafka=KafkaSettings(kafka_bootstrap="kafka:9092", kafka_ca_file=Path("/run/keys/kafka-ca.pem")),
     postgres="postgresql://postgres:5432",
-    s3="http://s3:8333",
+    s3=S3Settings(s3_endpoint="http://s3:8333"),
     engine="http://engine:8000",
     http_host="0.0.0.0",  # of its container; only the front door publishes a port
     jwks_file="/run/keys/jwks.json",
@@ -47,7 +50,7 @@ def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
             "DRIFTWHEEL_POSTGRES_URL": database_url(INSIDE.postgres, "postgres", admin, "postgres")
         },
         "buckets": {
-            "DRIFTWHEEL_S3_ENDPOINT": INSIDE.s3,
+            "DRIFTWHEEL_S3_ENDPOINT": INSIDE.s3.s3_endpoint,
             "DRIFTWHEEL_S3_ACCESS_KEY": credentials.s3["admin"].access,
             "DRIFTWHEEL_S3_SECRET_KEY": credentials.s3["admin"].secret,
         },
@@ -55,9 +58,9 @@ def environments(credentials: Credentials) -> dict[str, dict[str, str]]:
     }
     for service in SERVICES:
         key = credentials.s3[service]
-        password, pair = credentials.postgres[service], (key.access, key.secret)
-        at = replace(INSIDE, kafka=account(service, credentials))
-        result[service] = service_environment(service, at, PORT, password, pair, "vllm")
+        own = {"s3_access_key": key.access, "s3_secret_key": SecretStr(key.secret)}
+        at = replace(INSIDE, kafka=account(service, credentials), s3=INSIDE.s3.model_copy(update=own))
+        result[service] = service_environment(service, at, PORT, credentials.postgres[service], "vllm")
     return result
 
 

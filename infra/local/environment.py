@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from infra.local.credentials import SERVICES
+from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 
 
@@ -17,7 +18,7 @@ class Addresses:
 
     kafka: KafkaSettings
     postgres: str
-    s3: str
+    s3: S3Settings
     engine: str
     http_host: str
     jwks_file: str
@@ -41,13 +42,18 @@ def kafka_account(bootstrap: str, role: str, password: str, **more: Any) -> Kafk
 
 
 def kafka_environment(settings: KafkaSettings) -> dict[str, str]:
-    """How to reach Kafka, as variables without a prefix: `KAFKA_BOOTSTRAP` and what differs from its default."""
+    """How to reach Kafka."""
+    return told(settings, "kafka_bootstrap")
+
+
+def told(settings: BaseModel, *always: str) -> dict[str, str]:
+    """Settings as variables without a prefix: those named `always`, and what differs from its default."""
     fields = type(settings).model_fields
     given = {name: getattr(settings, name) for name in fields}
     return {
         name.upper(): _text(value)
         for name, value in given.items()
-        if name == "kafka_bootstrap" or value != fields[name].get_default(call_default_factory=True)
+        if name in always or value != fields[name].get_default(call_default_factory=True)
     }
 
 
@@ -57,18 +63,14 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) else str(value)
 
 
-def service_environment(
-    service: str, at: Addresses, port: int, password: str, s3_key: tuple[str, str], engine: str
-) -> dict[str, str]:
+def service_environment(service: str, at: Addresses, port: int, password: str, engine: str) -> dict[str, str]:
     """Settings of one service, prefix `DRIFTWHEEL_<SERVICE>__`. Raises KeyError for a service that does not exist."""
     if service not in SERVICES:
         raise KeyError(f"no service {service!r}; there are {', '.join(SERVICES)}")
     values = {
         "DATABASE_URL": database_url(at.postgres, service, password, service),
         **kafka_environment(at.kafka),
-        "S3_ENDPOINT": at.s3,
-        "S3_ACCESS_KEY": s3_key[0],
-        "S3_SECRET_KEY": s3_key[1],
+        **told(at.s3, "s3_endpoint"),
         "HTTP_HOST": at.http_host,
         "HTTP_PORT": str(port),
         "AUTH_JWKS_FILE": at.jwks_file,

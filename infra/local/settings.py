@@ -8,13 +8,14 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.kafka.settings import TopicChoices
+from shared.artifacts.settings import S3Connection, S3Settings
 from shared.delivery.settings import KafkaSecurity, KafkaSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 EngineName = Literal["vllm", "transformers"]
 
 
-class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
+class LocalSettings(KafkaSecurity, TopicChoices, S3Connection, BaseSettings):
     """Settings of the embedded stack, prefix `DRIFTWHEEL_`. Those of `KafkaSecurity` are for your own Kafka."""
 
     model_config = SettingsConfigDict(
@@ -57,8 +58,6 @@ class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
     s3_endpoint: str | None = Field(
         None, description="Your own S3 store, http(s)://host:port; then none is started."
     )
-    s3_access_key: str = Field("", description="Access key for your own S3 store.")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key for your own S3 store.")
     durable: bool = Field(
         True,
         description="Survive a power loss: PostgreSQL waits for the disk. Killed processes lose nothing either way.",
@@ -86,6 +85,14 @@ class LocalSettings(KafkaSecurity, TopicChoices, BaseSettings):
             return None
         names = KafkaSecurity.model_fields.keys()
         return KafkaSettings(kafka_bootstrap=self.kafka_bootstrap, **{n: getattr(self, n) for n in names})
+
+    @property
+    def own_s3(self) -> S3Settings | None:
+        """The store that the user brings, as its administrator sees it; None when ours is started."""
+        if self.s3_endpoint is None:
+            return None
+        names = S3Connection.model_fields.keys()
+        return S3Settings(s3_endpoint=self.s3_endpoint, **{n: getattr(self, n) for n in names})
 
     @classmethod
     def of(cls, home: Path | None = None, **given: Any) -> Self:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from infra.local.credentials import Credentials
 from infra.local.environment import Addresses, database_url, kafka_account, service_environment
 from infra.local.ports import LOOPBACK
 from infra.local.settings import ROOT, LocalSettings
+from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 
 
@@ -64,10 +67,15 @@ class Site:
     def database_url(self, service: str) -> str:
         return database_url(self.postgres_admin_url, service, self.credentials.postgres[service], service)
 
+    def s3(self, role: str) -> S3Settings:
+        """How this role (a service or `admin`) reaches the store; a user's own has one account for every role."""
+        if own := self.settings.own_s3:
+            return own
+        access, secret = self.s3_key(role)
+        return S3Settings(s3_endpoint=self.s3_endpoint, s3_access_key=access, s3_secret_key=SecretStr(secret))
+
     def s3_key(self, role: str) -> tuple[str, str]:
-        """Access and secret key; a user's own store has one pair for every role."""
-        if self.settings.s3_endpoint:
-            return self.settings.s3_access_key, self.settings.s3_secret_key.get_secret_value()
+        """Access and secret key in the embedded store."""
         key = self.credentials.s3[role]
         return key.access, key.secret
 
@@ -81,21 +89,20 @@ class Site:
         at = Addresses(
             kafka=self.kafka(service),
             postgres=self.postgres_admin_url,
-            s3=self.s3_endpoint,
+            s3=self.s3(service),
             engine=self.engine_url,
             http_host=LOOPBACK,
             jwks_file=str(self.home / "secrets" / "jwks.json"),
             base_model=str(self.settings.base_model),
             adapter_cache=str(self.folder(part, "adapters")),
         )
-        password, key = self.credentials.postgres.get(service, ""), self.s3_key(service)
-        told = service_environment(service, at, self.ports.get(part, 0), password, key, self.settings.engine)
-        if not self.settings.own_kafka:
-            return told
-        # In a user's own Kafka a service may have its own account: DRIFTWHEEL_<SERVICE>__KAFKA_USERNAME and the like.
-        own = f"DRIFTWHEEL_{service.upper()}__KAFKA_"
+        password = self.credentials.postgres.get(service, "")
+        told = service_environment(service, at, self.ports.get(part, 0), password, self.settings.engine)
+        # In a part that the user brings, a service may have its own account: DRIFTWHEEL_<SERVICE>__KAFKA_USERNAME and the like.
+        own = {"KAFKA_": self.settings.own_kafka, "S3_": self.settings.own_s3}
+        given = tuple(f"DRIFTWHEEL_{service.upper()}__{kind}" for kind, brought in own.items() if brought)
         return {
-            name: value for name, value in told.items() if not (name.startswith(own) and name in os.environ)
+            name: value for name, value in told.items() if not (name.startswith(given) and name in os.environ)
         }
 
     def settings_of(self, service: str) -> dict[str, str]:

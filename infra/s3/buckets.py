@@ -1,15 +1,19 @@
 """Buckets, and the rights of each service in them.
 
-`python -m infra.s3.buckets` creates what is missing; it reads DRIFTWHEEL_S3_ENDPOINT, _S3_ACCESS_KEY and _S3_SECRET_KEY.
+`python -m infra.s3.buckets` creates what is missing, `python -m infra.s3.buckets policies` prints the IAM policy of each
+service; both read the settings DRIFTWHEEL_S3_….
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from minio import Minio
-from urllib3 import PoolManager, Timeout
+from pydantic import SecretStr
+
+from shared.artifacts.connection import connect
+from shared.artifacts.settings import S3Settings
 
 READ = "r"
 WRITE = "rw"
@@ -30,40 +34,76 @@ BUCKETS: dict[str, dict[str, str]] = {
     "reports": {"monitor": WRITE},
 }
 """Bucket → service → access; whoever is not named is refused."""
-ACTIONS = {READ: ("Read", "List"), WRITE: ("Read", "List", "Write", "Tagging")}
+ACTIONS = {
+    READ: ("GetObject",),
+    WRITE: ("GetObject", "PutObject", "DeleteObject", "AbortMultipartUpload", "ListMultipartUploadParts"),
+}
+"""What each access allows on the objects of a bucket; either allows to list it."""
 
 
 def client(endpoint: str, key: tuple[str, str]) -> Minio:
-    """A client that does not retry: whoever asks decides whether to ask again."""
-    url = urlsplit(endpoint)
-    pool = PoolManager(timeout=Timeout(connect=2, read=20), retries=False)
-    return Minio(url.netloc, *key, secure=url.scheme == "https", region="us-east-1", http_client=pool)
+    """A client of the embedded store, that does not retry: whoever asks decides whether to ask again."""
+    secret = SecretStr(key[1])
+    at = S3Settings(s3_endpoint=endpoint, s3_access_key=key[0], s3_secret_key=secret)
+    return connect(at, connect_seconds=2, read_seconds=20)
 
 
-def ensure(store: Minio) -> list[str]:
-    """Create the missing buckets and return their names."""
-    present = {bucket.name for bucket in store.list_buckets()}
-    missing = [bucket for bucket in BUCKETS if bucket not in present]
-    for bucket in missing:
-        store.make_bucket(bucket)
+def ensure(store: Minio, at: S3Settings) -> list[str]:
+    """Create the missing buckets and return their names. Needs no right to list all buckets of an account."""
+    missing = [name for bucket in BUCKETS if not store.bucket_exists(name := at.bucket(bucket))]
+    for name in missing:
+        store.make_bucket(name)
     return missing
 
 
+def policies(prefix: str = "") -> dict[str, dict[str, Any]]:
+    """The IAM policy of each service: what it may do, and nothing else."""
+    access = {
+        service: {bucket: roles[service] for bucket, roles in BUCKETS.items() if service in roles}
+        for service in sorted({service for roles in BUCKETS.values() for service in roles})
+    }
+    return {
+        service: {
+            "Version": "2012-10-17",
+            "Statement": [
+                statement
+                for bucket, may in buckets.items()
+                for statement in _statements(f"{prefix}{bucket}", may)
+            ],
+        }
+        for service, buckets in access.items()
+    }
+
+
+def _statements(bucket: str, access: str) -> list[dict[str, Any]]:
+    arn = f"arn:aws:s3:::{bucket}"
+    objects = [f"s3:{action}" for action in ACTIONS[access]]
+    return [
+        {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetBucketLocation"], "Resource": [arn]},
+        {"Effect": "Allow", "Action": objects, "Resource": [f"{arn}/*"]},
+    ]
+
+
 def identities(keys: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """SeaweedFS's list of who may do what, for access and secret keys by role; `admin` may do everything."""
-    actions = {"admin": ["Admin", "Read", "Write", "List", "Tagging"]}
-    for bucket, roles in BUCKETS.items():
-        for role, access in roles.items():
-            actions.setdefault(role, []).extend(f"{action}:{bucket}" for action in ACTIONS[access])
+    """SeaweedFS's list of who may do what, for access and secret keys by role; `admin` may do everything.
+
+    Services have the very policies that are exported for other stores.
+    """
+    allowed = policies()
     return {
         "identities": [
             {
                 "name": role,
-                "credentials": [{"accessKey": keys[role][0], "secretKey": keys[role][1]}],
-                "actions": allowed,
+                "credentials": [{"accessKey": access, "secretKey": secret}],
+                **(
+                    {"policyNames": [role]}
+                    if role in allowed
+                    else {"actions": ["Admin", "Read", "Write", "List"]}
+                ),
             }
-            for role, allowed in actions.items()
-        ]
+            for role, (access, secret) in keys.items()
+        ],
+        "policies": [{"name": role, "content": json.dumps(policy)} for role, policy in allowed.items()],
     }
 
 
@@ -71,12 +111,14 @@ def main() -> None:
     from infra.local.settings import LocalSettings
 
     settings = LocalSettings()
-    if not settings.s3_endpoint:
+    if sys.argv[1:] == ["policies"]:
+        print(json.dumps(policies(settings.s3_bucket_prefix), indent=2))
+        return
+    if not (at := settings.own_s3):
         sys.exit(
             "DRIFTWHEEL_S3_ENDPOINT is not set: give the store's URL, and its keys in DRIFTWHEEL_S3_ACCESS_KEY/_SECRET_KEY"
         )
-    key = (settings.s3_access_key, settings.s3_secret_key.get_secret_value())
-    created = ensure(client(settings.s3_endpoint, key))
+    created = ensure(connect(at), at)
     print("\n".join(created) if created else "all buckets exist")
 
 

@@ -21,9 +21,7 @@ from shared.service.runtime import make_app, run_app
 def create_app(settings: Settings) -> FastAPI:
     base_digest(settings.base_model)  # a missing base model is found now, not at the first build
     db = Database("data", settings.database_url.get_secret_value())
-    objects = S3Objects(
-        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
-    )
+    objects = S3Objects.of(settings)
     clock = SystemClock()
     service = DataService(objects, clock)
     builder = Builder(objects, settings, clock)

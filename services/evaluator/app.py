@@ -16,9 +16,7 @@ from shared.service.runtime import make_app, run_app
 
 def create_app(settings: Settings) -> FastAPI:
     db = Database("evaluator", settings.database_url.get_secret_value())
-    objects = S3Objects(
-        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
-    )
+    objects = S3Objects.of(settings)
     service = EvaluatorService(SystemClock())
     return make_app(
         service="evaluator",

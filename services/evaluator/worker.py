@@ -18,9 +18,7 @@ def create_worker(settings: Settings) -> Jobs:
     """Raises NotFound or Invalid if the base model is missing or altered."""
     base_digest(settings.base_model)
     db = Database("evaluator", settings.database_url.get_secret_value())
-    objects = S3Objects(
-        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
-    )
+    objects = S3Objects.of(settings)
     evaluator = Evaluator(objects, settings, SystemClock())
     jobs = Jobs("evaluator", db, stalled_after=settings.stalled_after_seconds)
     jobs.add(EVALUATE_JOB, evaluator.run, evaluator.failed)

@@ -28,9 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Raises NotFound or Invalid if the base model is missing or altered."""
     clock = SystemClock()
     db = Database("serving", settings.database_url.get_secret_value())
-    objects = S3Objects(
-        settings.s3_endpoint, settings.s3_access_key, settings.s3_secret_key.get_secret_value()
-    )
+    objects = S3Objects.of(settings)
     live = Live(settings.base_served_name, base_answers=settings.base_answers)
     predictions = PredictionLog(
         Bounds(settings.flush_seconds, settings.flush_records, settings.log_records, settings.log_bytes),

@@ -9,19 +9,22 @@ import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import stamina
-from minio import Minio
+import structlog
 from minio.error import MinioException, S3Error
-from urllib3 import PoolManager, Timeout
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
+from shared.artifacts.connection import NoKeys, connect
+from shared.artifacts.settings import S3Settings
 from shared.contracts.errors import Invalid, NotFound, Unavailable
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
@@ -60,36 +63,57 @@ class S3Objects:
     """The store over S3. The SDK is synchronous, so calls run in threads."""
 
     def __init__(self, endpoint: str, access_key: str, secret_key: str) -> None:
-        url = urlsplit(endpoint)
-        self._client = Minio(
-            url.netloc,
-            access_key=access_key or None,
-            secret_key=secret_key or None,
-            secure=url.scheme == "https",
-            region="us-east-1",
-            http_client=PoolManager(timeout=Timeout(connect=3, read=60), maxsize=16, retries=False),
+        self._use(
+            S3Settings(s3_endpoint=endpoint, s3_access_key=access_key, s3_secret_key=SecretStr(secret_key))
         )
 
-    async def create(self, bucket: str, key: str, data: bytes) -> bool:
-        def call() -> bool:
-            # The SDK's public call turns this header into metadata and overwrites; so the request is made here.
-            headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
-            try:
-                self._client._execute("PUT", bucket, key, body=data, headers=headers)
-            except S3Error as error:
-                if error.code in {"PreconditionFailed", "ConditionalRequestConflict"}:
-                    return False
-                raise
-            return True
+    @classmethod
+    def of(cls, settings: S3Settings) -> Self:
+        """The store that a service's settings describe."""
+        store = cls.__new__(cls)
+        store._use(settings)
+        return store
 
-        return await _call(call)
+    def _use(self, settings: S3Settings) -> None:
+        self._client = connect(settings)
+        self._at = settings.bucket
+
+    async def create(self, bucket: str, key: str, data: bytes) -> bool:
+        unanswered = False
+        for pause in (0.0, 0.2, 0.5, 1.0, 2.0):
+            await asyncio.sleep(pause)
+            try:
+                outcome = await _call(lambda: self._put_if_free(self._at(bucket), key, data), tries=1)
+            except Unavailable as error:
+                if not _retryable(error.__cause__) or pause == 2.0:
+                    raise
+                unanswered = True  # it may have been written all the same
+                continue
+            if outcome == "taken" and unanswered:
+                return await self.get(bucket, key) == data
+            if outcome != "conflict":
+                return outcome == "created"
+        raise Unavailable("The object store did not decide between two writers.", "Try again.")
+
+    def _put_if_free(self, bucket: str, key: str, data: bytes) -> Literal["created", "taken", "conflict"]:
+        # The SDK's public call turns this header into metadata and overwrites; so the request is made here.
+        headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"}
+        try:
+            self._client._execute("PUT", bucket, key, body=data, headers=headers)
+        except S3Error as error:
+            if error.code == "PreconditionFailed":
+                return "taken"
+            if error.code in {"ConditionalRequestConflict", "OperationAborted"}:
+                return "conflict"  # another write is under way: it may fail yet
+            raise
+        return "created"
 
     async def put(self, bucket: str, key: str, data: bytes) -> None:
-        await _call(lambda: self._client._execute("PUT", bucket, key, body=data, headers={}))
+        await _call(lambda: self._client._execute("PUT", self._at(bucket), key, body=data, headers={}))
 
     async def get(self, bucket: str, key: str) -> bytes:
         def call() -> bytes:
-            response = self._client.get_object(bucket, key)
+            response = self._client.get_object(self._at(bucket), key)
             try:
                 return bytes(response.data)
             finally:
@@ -99,13 +123,13 @@ class S3Objects:
         return await _call(call)
 
     async def upload(self, bucket: str, key: str, path: Path) -> None:
-        await _call(lambda: self._client.fput_object(bucket, key, str(path)))
+        await _call(lambda: self._client.fput_object(self._at(bucket), key, str(path)))
 
     async def download(self, bucket: str, key: str, path: Path) -> None:
-        await _call(lambda: self._client.fget_object(bucket, key, str(path)))
+        await _call(lambda: self._client.fget_object(self._at(bucket), key, str(path)))
 
     async def stream(self, bucket: str, key: str) -> AsyncIterator[bytes]:
-        response = await _call(lambda: self._client.get_object(bucket, key))
+        response = await _call(lambda: self._client.get_object(self._at(bucket), key))
         try:
             while chunk := await _call(lambda: response.read(CHUNK), tries=1):
                 yield chunk
@@ -115,23 +139,23 @@ class S3Objects:
 
     async def exists(self, bucket: str, key: str) -> bool:
         try:
-            await _call(lambda: self._client.stat_object(bucket, key))
+            await _call(lambda: self._client.stat_object(self._at(bucket), key))
         except NotFound:
             return False
         return True
 
     async def keys(self, bucket: str, prefix: str) -> list[str]:
         def call() -> list[str]:
-            found = self._client.list_objects(bucket, prefix=prefix, recursive=True)
+            found = self._client.list_objects(self._at(bucket), prefix=prefix, recursive=True)
             return [item.object_name for item in found if item.object_name]
 
         return await _call(call)
 
     async def delete(self, bucket: str, key: str) -> None:
-        await _call(lambda: self._client.remove_object(bucket, key))
+        await _call(lambda: self._client.remove_object(self._at(bucket), key))
 
 
-def _retryable(error: Exception) -> bool:
+def _retryable(error: BaseException | None) -> bool:
     return isinstance(error, HTTPError | OSError) or (
         isinstance(error, S3Error) and error.code in {"InternalError", "SlowDown", "ServiceUnavailable"}
     )
@@ -151,6 +175,8 @@ async def _call(call: Callable[[], T], tries: int = 3) -> T:
         raise Unavailable(
             f"The object store refused: {error.code}.", "Check credentials and buckets."
         ) from error
+    except NoKeys as error:
+        raise Unavailable("There are no keys for the object store.", "Check S3_CREDENTIALS.") from error
     except (HTTPError, OSError, MinioException) as error:
         raise Unavailable(
             "The object store does not answer.", "Check S3_ENDPOINT and that it runs."
@@ -190,20 +216,45 @@ def object_key(digest: str, name: str) -> str:
 async def publish(
     store: ObjectStore, bucket: str, files: Mapping[str, Path | bytes], meta: Mapping[str, Any]
 ) -> Published:
-    """Publish an artifact; publishing the same content again changes nothing."""
+    """Publish an artifact. Publishing the same content again changes nothing, and mends what was altered since."""
     described = {name: await asyncio.to_thread(_describe, content) for name, content in sorted(files.items())}
     manifest = Manifest(described, meta)
     digest = manifest.digest
-    if await store.exists(bucket, object_key(digest, MANIFEST)):
-        return Published(digest, manifest)
+    again = await store.exists(bucket, object_key(digest, MANIFEST))
     for name, content in sorted(files.items()):
         key = object_key(digest, name)
+        if again and await _described(store, bucket, key) == described[name]:
+            continue
+        if again:
+            log.warning("artifact.mended", bucket=bucket, digest=digest, file=name)
         if isinstance(content, Path):
             await store.upload(bucket, key, content)
         else:
             await store.put(bucket, key, content)
-    await store.create(bucket, object_key(digest, MANIFEST), manifest.canonical())
+    await _put_manifest(store, bucket, object_key(digest, MANIFEST), manifest.canonical())
     return Published(digest, manifest)
+
+
+async def _put_manifest(store: ObjectStore, bucket: str, key: str, manifest: bytes) -> None:
+    """Returns only when the manifest is there and right: an event that names it follows."""
+    if await store.create(bucket, key, manifest):
+        return
+    with suppress(NotFound):
+        if await store.get(bucket, key) == manifest:
+            return
+    await store.put(bucket, key, manifest)
+
+
+async def _described(store: ObjectStore, bucket: str, key: str) -> dict[str, Any] | None:
+    """What `_describe` says of an object; None when it is not there."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        async for chunk in store.stream(bucket, key):
+            digest.update(chunk)
+            size += len(chunk)
+    except NotFound:
+        return None
+    return {"sha256": digest.hexdigest(), "size": size}
 
 
 async def read_manifest(store: ObjectStore, bucket: str, digest: str) -> Manifest:

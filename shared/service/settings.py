@@ -8,6 +8,7 @@ from typing import Annotated, Self, cast
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import DeliverySettings
 from shared.http.jwks import KeyFile, KeyUrl, check_url
 from shared.http.tokens import ALGORITHMS, LONGEST_LIFE_SECONDS, Algorithm, Authenticator, Revoked
@@ -92,15 +93,12 @@ class HttpSettings(BaseSettings):
         return self
 
 
-class ServiceSettings(HttpSettings, DeliverySettings):
+class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
     """What every service of the loop needs."""
 
     database_url: SecretStr = Field(
         description="postgresql://user:password@host:port/database of this service alone."
     )
-    s3_endpoint: str = Field("http://127.0.0.1:8333", description="Object store; http or https.")
-    s3_access_key: str = Field("", description="Access key of this service.")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="Secret key of this service.")
     base_model: Path | None = Field(None, description="Folder of the base model.")
     max_body_bytes: int = Field(
         1_048_576, ge=1_024, description="Largest request body, except streamed uploads."

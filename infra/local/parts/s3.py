@@ -8,6 +8,7 @@ from infra.local.part import Launch, Part
 from infra.local.ports import LOOPBACK
 from infra.local.site import Site, base_environment, script
 from infra.s3 import buckets, security
+from shared.artifacts.connection import connect
 
 SOCKETS = Path("/tmp")
 SERVERS = ("master", "volume", "filer")
@@ -64,10 +65,12 @@ class Store(Part):
         return Launch(command, base_environment(), folder)  # it reads security.toml from its folder
 
     def check(self, site: Site, since: float) -> None:
-        buckets.client(site.s3_endpoint, site.s3_key("admin")).list_buckets()
+        at = site.s3("admin")
+        connect(at, connect_seconds=2, read_seconds=20).bucket_exists(at.bucket("uploads"))
 
     def provide(self, site: Site) -> None:
-        buckets.ensure(buckets.client(site.s3_endpoint, site.s3_key("admin")))
+        at = site.s3("admin")
+        buckets.ensure(connect(at), at)
 
     def cleanup(self, site: Site) -> None:
         for name in self.ports:

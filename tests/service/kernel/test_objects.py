@@ -1,20 +1,41 @@
 """The object store's contract on a real S3: conditional writes are real, artifacts are whole or absent."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from infra.s3 import buckets
+from shared.artifacts.connection import connect
 from shared.artifacts.objects import MANIFEST, S3Objects, fetch, object_key, publish, read_manifest
+from shared.artifacts.settings import S3Settings
 from shared.contracts.errors import Invalid, NotFound, Unavailable
+from tests.conftest import S3Store
+from tests.service.kernel.s3_proxy import Proxy, before
 
 BUCKET = "datasets"
 
 
+@pytest.fixture(params=["", "acme-"], ids=["plain names", "prefixed names"])
+async def store(s3: S3Store, request: pytest.FixtureRequest) -> S3Objects:
+    access, secret = s3.key("admin")
+    at = S3Settings(
+        s3_endpoint=s3.endpoint, s3_access_key=access, s3_secret_key=SecretStr(secret), s3_bucket_prefix=request.param,
+    )  # fmt: skip
+    buckets.ensure(connect(at), at)
+    return S3Objects.of(at)
+
+
 @pytest.fixture
-async def store(s3: Any) -> S3Objects:
-    return S3Objects(s3.endpoint, *s3.key("admin"))
+def proxy(s3: S3Store) -> Iterator[Proxy]:
+    with before(s3.endpoint) as proxy:
+        yield proxy
+
+
+def through(proxy: Proxy, s3: S3Store) -> S3Objects:
+    return S3Objects(proxy.endpoint, *s3.key("admin"))
 
 
 async def test_create_writes_once_among_many(store: S3Objects) -> None:
@@ -65,6 +86,44 @@ async def test_an_altered_artifact_is_refused(store: S3Objects, tmp_path: Path, 
     with pytest.raises(Invalid):
         await fetch(store, BUCKET, published.digest, tmp_path / "to")
     assert not (tmp_path / "to" / "a.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.bin", MANIFEST])
+async def test_publishing_again_mends_what_was_altered(store: S3Objects, tmp_path: Path, name: str) -> None:
+    (tmp_path / "b.bin").write_bytes(b"b" * 3_000_000)
+    files = {"a.txt": b"true", "b.bin": tmp_path / "b.bin"}
+    published = await publish(store, BUCKET, files, {"kind": f"mended-{name}"})
+    await store.put(BUCKET, object_key(published.digest, name), b"lies")
+    assert await publish(store, BUCKET, files, {"kind": f"mended-{name}"}) == published
+    assert await fetch(store, BUCKET, published.digest, tmp_path / "to") == published.manifest
+    await store.delete(BUCKET, object_key(published.digest, name))
+    await publish(store, BUCKET, files, {"kind": f"mended-{name}"})
+    assert await fetch(store, BUCKET, published.digest, tmp_path / "to") == published.manifest
+
+
+async def test_no_artifact_is_called_published_while_a_rival_s_manifest_is_under_way(
+    s3: S3Store, proxy: Proxy
+) -> None:
+    """409: another writer of the same key is not done. It may fail, and leave nothing."""
+    proxy.first("conflict", "PUT", MANIFEST)
+    store = through(proxy, s3)
+    published = await publish(store, BUCKET, {"a": b"1"}, {"kind": "409"})
+    assert await read_manifest(store, BUCKET, published.digest) == published.manifest
+
+
+async def test_a_lost_answer_is_not_taken_for_a_rival(s3: S3Store, proxy: Proxy) -> None:
+    store = through(proxy, s3)
+    proxy.first("lose the answer", "PUT", "lost")
+    assert await store.create(BUCKET, "answers/lost", b"mine")
+    assert await store.get(BUCKET, "answers/lost") == b"mine"
+    proxy.first("lose the answer", "PUT", "lost")
+    assert not await store.create(BUCKET, "answers/lost", b"another's")
+
+
+async def test_a_store_that_never_decides_is_unavailable(s3: S3Store, proxy: Proxy) -> None:
+    proxy.decide = lambda method, path: "conflict" if method == "PUT" else "pass"
+    with pytest.raises(Unavailable):
+        await through(proxy, s3).create(BUCKET, "undecided", b"x")
 
 
 @pytest.mark.parametrize("name", ["../a", "a/b", ".hidden", "", "a\n", "a b", "\x00"])

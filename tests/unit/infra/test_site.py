@@ -129,3 +129,23 @@ def test_in_your_own_kafka_a_service_may_have_its_own_account(
     told = own.settings_of("data") | own.env_for("data")
     assert told["DRIFTWHEEL_DATA__KAFKA_USERNAME"] == "sa-data"
     assert told["DRIFTWHEEL_DATA__KAFKA_PASSWORD"] == "pw"
+
+
+def test_in_your_own_store_a_service_may_have_keys_of_its_own(
+    tmp_path: Path, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = site(
+        tmp_path, credentials, s3_endpoint="https://s3.example", s3_access_key="all", s3_secret_key="pw",
+        s3_region="eu-central-1", s3_bucket_prefix="acme-",
+    )  # fmt: skip
+    monkeypatch.setenv("DRIFTWHEEL_DATA__S3_ACCESS_KEY", "data-key")
+    monkeypatch.setenv("DRIFTWHEEL_DATA__S3_SECRET_KEY", "data-secret")
+    assert own.env_for("trainer")["DRIFTWHEEL_TRAINER__S3_ACCESS_KEY"] == "all"
+    told = own.settings_of("data") | own.env_for("data")
+    assert told["DRIFTWHEEL_DATA__S3_ACCESS_KEY"] == "data-key"
+    assert told["DRIFTWHEEL_DATA__S3_SECRET_KEY"] == "data-secret"
+    assert told["DRIFTWHEEL_DATA__S3_REGION"] == "eu-central-1"
+    assert told["DRIFTWHEEL_DATA__S3_BUCKET_PREFIX"] == "acme-"
+    monkeypatch.setenv("DRIFTWHEEL_DATA__S3_REGION", "elsewhere")
+    ours = site(tmp_path, credentials)
+    assert ours.env_for("data")["DRIFTWHEEL_DATA__S3_ACCESS_KEY"] == credentials.s3["data"].access
