@@ -78,4 +78,5 @@ async def _provide(site: Site) -> None:
             role: site.credentials.kafka[role] for role in (*SERVICES, access.READER, access.FOREIGN)
         }
         await access.apply(site.kafka("admin"), access.grants(), passwords=passwords)
-    await topics.ensure(site.kafka("admin"), topics.wanted())
+    wanted = topics.wanted(site.settings.kafka_partitions)
+    await topics.ensure(site.kafka("admin"), wanted, site.settings.kafka_replication)

@@ -1,6 +1,7 @@
 """A broker of a test's own, with TLS in front: nobody else's services read what is tried out on it."""
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ from infra.local.site import Site
 from shared.delivery.kafka import connection
 from shared.delivery.settings import KafkaSettings
 
+TOKENS = (
+    "listener.name.client.sasl.enabled.mechanisms=SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+    "listener.name.client.oauthbearer.sasl.jaas.config="
+    'org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
+)
+"""Besides what we configure: a cluster that takes tokens, even unsigned ones."""
 ROLES = (*credentials.SERVICES, access.READER, access.FOREIGN)
 
 
@@ -69,6 +76,9 @@ def tls_broker(home: Path) -> Iterator[TlsBroker]:
     configuration = server.properties(
         client, controller, broker.bootstrap, site.credentials.kafka, site.folder("keys")
     )
+    for line in TOKENS:
+        name, _, value = line.partition("=")
+        configuration = re.sub(f"(?m)^{re.escape(name)}=.*$", "", configuration) + f"{name}={value}\n"
     folder = site.folder("kafka")
     write_private(folder / "server.properties", f"{configuration}log.dirs={folder / 'data'}\n")
     process = Process(part.launch(site), site.log("kafka"), f"{home}|test|kafka")
@@ -76,8 +86,7 @@ def tls_broker(home: Path) -> Iterator[TlsBroker]:
         asyncio.run(_ready(broker))
         yield broker
     finally:
-        process.kill_group()
-        process.wait()
+        process.kill()
         for socket in held.values():
             socket.close()
 

@@ -1,10 +1,11 @@
 """Topics on the real broker: created once, as declared, and never by accident."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -55,8 +56,8 @@ async def test_a_topic_that_became_state_is_compacted_and_keeps_what_else_was_se
         kafka.settings(), [topics.Topic(name, 1, {"retention.ms": "60000", "max.message.bytes": "2000000"})]
     )
     state = topics.Topic(name, 1, {"cleanup.policy": "compact", "segment.ms": "86400000"})
-    for _ in range(2):
-        assert await topics.ensure(kafka.settings(), [state]) == []
+    assert await topics.ensure(kafka.settings(), [state]) == [name]
+    assert await topics.ensure(kafka.settings(), [state]) == []
     real = (await configuration(kafka, [name]))[name]
     assert (real["cleanup.policy"], real["segment.ms"]) == ("compact", "86400000")
     assert real["max.message.bytes"] == "2000000"
@@ -68,6 +69,32 @@ async def test_what_services_must_never_forget_is_compacted(kafka: KafkaBroker) 
         "model.declared": "compact",
         "model.promoted": "compact",
     }
+
+
+async def test_a_topic_of_an_older_installation_is_brought_up_to_date(kafka: KafkaBroker) -> None:
+    name = "test.older"
+    await topics.ensure(kafka.settings(), [topics.Topic(name, 1, {"segment.bytes": "2000000"})])
+    now = topics.Topic(name, 4, {"retention.ms": "60000", **topics.TIMESTAMPS})
+    assert await topics.ensure(kafka.settings(), [now]) == [name]
+    real = (await configuration(kafka, [name]))[name]
+    assert (real["message.timestamp.type"], real["retention.ms"]) == ("LogAppendTime", "60000")
+    assert real["segment.bytes"] == "2000000"  # what we do not decide stays
+    assert await partitions(kafka, [name]) == {name: 4}
+    assert await topics.ensure(kafka.settings(), [now]) == []
+
+
+@pytest.mark.parametrize("said", [-(10**15), 0, 4 * 10**12])
+async def test_the_broker_says_when_a_record_came_whatever_its_producer_says(
+    kafka: KafkaBroker, said: int
+) -> None:
+    async with AIOKafkaProducer(**kafka.client("foreign")) as producer:
+        sent = await producer.send_and_wait("feedback.recorded", b"{}", partition=0, timestamp_ms=said)
+    async with AIOKafkaConsumer(**kafka.client("console")) as consumer:
+        partition = TopicPartition("feedback.recorded", 0)
+        consumer.assign([partition])
+        consumer.seek(partition, sent.offset)
+        record = await consumer.getone()
+    assert abs(record.timestamp / 1_000 - time.time()) < 300
 
 
 async def test_two_at_once_create_each_topic_once(kafka: KafkaBroker) -> None:

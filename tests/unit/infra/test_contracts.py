@@ -33,6 +33,34 @@ def test_only_policies_are_compacted_and_dead_letters_may_be_larger_and_live_lon
     assert topics.RETENTION_DAYS["dead letter"] > topics.RETENTION_DAYS["event"]
 
 
+def test_only_topics_of_single_answers_get_more_partitions() -> None:
+    plain, many = ({t.name: t.partitions for t in topics.wanted(n)} for n in (topics.PARTITIONS, 24))
+    assert {name for name in plain if plain[name] != many[name]} == set(topics.BUSY)
+    assert all(many[name] == 24 for name in topics.BUSY)
+
+
+@pytest.mark.parametrize(
+    ("brokers", "told", "number"),
+    [(1, None, 1), (3, None, 3), (5, None, 3), (2, 2, 2), (2, 1, 1), (3, 1, 1), (5, 5, 5)],
+)
+def test_three_copies_where_the_cluster_has_room_or_as_many_as_told(
+    brokers: int, told: int | None, number: int
+) -> None:
+    assert topics.copies(brokers, told) == number
+
+
+@pytest.mark.parametrize(("brokers", "told", "words"), [(2, None, "--replication 2"), (1, 3, "lists 1")])
+def test_too_few_brokers_are_refused_with_what_to_say(brokers: int, told: int | None, words: str) -> None:
+    with pytest.raises(topics.TopicsMissing, match=words):
+        topics.copies(brokers, told)
+
+
+def test_of_three_copies_two_must_have_a_record_before_it_counts() -> None:
+    topic = topics.Topic("t", 1, {"retention.ms": "1"})
+    assert topics._configuration(topic, 3) == {"retention.ms": "1", "min.insync.replicas": "2"}
+    assert topics._configuration(topic, 2) == topics._configuration(topic, 1) == {"retention.ms": "1"}
+
+
 def test_rights_in_buckets_name_known_services_and_exactly_one_writer() -> None:
     for bucket, rights in buckets.BUCKETS.items():
         assert set(rights) <= set(SERVICES), bucket
