@@ -15,6 +15,7 @@ from infra.local.credentials import SERVICES, Credentials, load_or_create, write
 from infra.local.environment import (
     Addresses,
     database_url,
+    identity_environment,
     kafka_account,
     kafka_environment,
     service_environment,
@@ -23,6 +24,7 @@ from infra.local.settings import LocalSettings
 from infra.s3 import buckets, security
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
+from shared.http.settings import IdentityProvider
 
 INSIDE = Addresses(
     kafka=KafkaSettings(kafka_bootstrap="kafka:9092", kafka_ca_file=Path("/run/keys/kafka-ca.pem")),
@@ -30,7 +32,7 @@ INSIDE = Addresses(
     s3=S3Settings(s3_endpoint="http://s3:8333"),
     engine="http://engine:8000",
     http_host="0.0.0.0",  # of its container; only the front door publishes a port
-    jwks_file="/run/keys/jwks.json",
+    identity=identity_environment(IdentityProvider(), "/run/keys/jwks.json", "/run/keys/revoked.txt"),
     base_model="/models/base",
     adapter_cache="/adapters",
 )
@@ -95,6 +97,7 @@ def prepare(folder: Path) -> None:
     for name, text in readable.items():
         write_private(folder / name, text)
         (folder / name).chmod(0o644)
+    (folder / "revoked.txt").touch(0o644)  # `driftwheel token revoke` adds to it in place
     folder.chmod(0o700)
 
 

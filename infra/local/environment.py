@@ -1,6 +1,7 @@
 """What a service is told, as environment variables: the same names on a laptop and in containers."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -10,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 from infra.local.credentials import SERVICES
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
+from shared.http.settings import IdentityProvider
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Addresses:
     s3: S3Settings
     engine: str
     http_host: str
-    jwks_file: str
+    identity: Mapping[str, str]
     base_model: str
     adapter_cache: str
 
@@ -63,6 +65,21 @@ def _text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | dict) else str(value)
 
 
+def identity_environment(provider: IdentityProvider, jwks_file: str, revoked_file: str) -> dict[str, str]:
+    """Whose tokens are accepted, as variables without a prefix: those of our own key, or of the provider set."""
+    keys = (
+        {"AUTH_JWKS_URL": provider.auth_jwks_url} if provider.auth_jwks_url else {"AUTH_JWKS_FILE": jwks_file}
+    )
+    return {
+        **keys,
+        "AUTH_REVOKED_FILE": revoked_file,
+        "AUTH_ISSUER": provider.auth_issuer,
+        "AUTH_AUDIENCE": provider.auth_audience,
+        "AUTH_ALGORITHMS": json.dumps(provider.auth_algorithms),
+        "AUTH_LONGEST_LIFE_SECONDS": str(provider.auth_longest_life_seconds),
+    }
+
+
 def service_environment(service: str, at: Addresses, port: int, password: str, engine: str) -> dict[str, str]:
     """Settings of one service, prefix `DRIFTWHEEL_<SERVICE>__`. Raises KeyError for a service that does not exist."""
     if service not in SERVICES:
@@ -73,7 +90,7 @@ def service_environment(service: str, at: Addresses, port: int, password: str, e
         **told(at.s3, "s3_endpoint"),
         "HTTP_HOST": at.http_host,
         "HTTP_PORT": str(port),
-        "AUTH_JWKS_FILE": at.jwks_file,
+        **at.identity,
         "BASE_MODEL": at.base_model,
     }
     if service == "serving":

@@ -10,12 +10,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from infra.kafka.settings import TopicChoices
 from shared.artifacts.settings import S3Connection, S3Settings
 from shared.delivery.settings import KafkaSecurity, KafkaSettings
+from shared.http.settings import IdentityProvider
 
 ROOT = Path(__file__).resolve().parents[2]
 EngineName = Literal["vllm", "transformers"]
 
 
-class LocalSettings(KafkaSecurity, TopicChoices, S3Connection, BaseSettings):
+class LocalSettings(KafkaSecurity, IdentityProvider, TopicChoices, S3Connection, BaseSettings):
     """Settings of the embedded stack, prefix `DRIFTWHEEL_`. Those of `KafkaSecurity` are for your own Kafka."""
 
     model_config = SettingsConfigDict(

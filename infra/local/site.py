@@ -9,7 +9,13 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from infra.local.credentials import Credentials
-from infra.local.environment import Addresses, database_url, kafka_account, service_environment
+from infra.local.environment import (
+    Addresses,
+    database_url,
+    identity_environment,
+    kafka_account,
+    service_environment,
+)
 from infra.local.ports import LOOPBACK
 from infra.local.settings import ROOT, LocalSettings
 from shared.artifacts.settings import S3Settings
@@ -79,6 +85,12 @@ class Site:
         key = self.credentials.s3[role]
         return key.access, key.secret
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Whose tokens are accepted, as variables without a prefix."""
+        jwks_file, revoked_file = self.home / "secrets" / "jwks.json", self.home / "revoked.txt"
+        return identity_environment(self.settings, str(jwks_file), str(revoked_file))
+
     def env_for(self, service: str, part: str | None = None) -> dict[str, str]:
         """Settings of one service as environment variables, prefix `DRIFTWHEEL_<SERVICE>__`.
 
@@ -92,7 +104,7 @@ class Site:
             s3=self.s3(service),
             engine=self.engine_url,
             http_host=LOOPBACK,
-            jwks_file=str(self.home / "secrets" / "jwks.json"),
+            identity=self.identity,
             base_model=str(self.settings.base_model),
             adapter_cache=str(self.folder(part, "adapters")),
         )

@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "This machine": (stack.up, stack.down, stack.status, stack.doctor),
-    "Access and policies": (access.token, access.apply),
+    "Access and policies": (access.apply,),
     "Answers": (answers.chat, answers.feedback),
     "On call": (trace.trace,),
 }
@@ -54,6 +54,7 @@ def door(
 for panel, commands in COMMANDS.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(access.tokens, name="token", rich_help_panel="Access and policies")
 app.command("open", rich_help_panel="Access and policies")(access.open_)
 app.add_typer(events.events, name="events", rich_help_panel="On call")
 app.add_typer(consumers.app, name="consumers", rich_help_panel="On call")

@@ -11,12 +11,14 @@ from services.data.service import DataService
 from services.data.settings import Settings
 from services.data.upload import receive
 from shared.contracts.text import Contract, Json, ModelName, Name
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
 FileId = Annotated[str, Field(pattern=r"^file-[0-9a-f]{24}$")]
 Reader = Annotated[Caller, requires("data:read")]
-Writer = Annotated[Caller, requires("data:write")]
+Writer = Annotated[Caller, requires_for_some_model("data:write")]
+ReaderOfModel = Annotated[Caller, requires_for_model("data:read")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("data:read")]
 
 
 class DatasetRequest(Contract):
@@ -60,6 +62,7 @@ def make_api(service: DataService, settings: Settings, comparer: Comparer) -> AP
 
     @router.post("/datasets", status_code=202, tags=["datasets"])
     async def request_dataset(body: DatasetRequest, work: HttpWork, caller: Writer) -> Json:
+        caller.demand("data:write", body.model)
         return build_view(
             await service.request_dataset(work, caller.subject, body.model, body.files, body.format)
         )
@@ -67,7 +70,7 @@ def make_api(service: DataService, settings: Settings, comparer: Comparer) -> AP
     @router.get("/datasets", tags=["datasets"])
     async def datasets(
         work: HttpWork,
-        _caller: Reader,
+        _caller: ReaderOfModel,
         model: ModelName | None = None,
         state: State | None = None,
         after: str | None = None,
@@ -79,14 +82,19 @@ def make_api(service: DataService, settings: Settings, comparer: Comparer) -> AP
         return {"datasets": page, "has_more": len(found) > limit}
 
     @router.get("/datasets/{any_id}", tags=["datasets"])
-    async def dataset(any_id: str, work: HttpWork, _caller: Reader) -> Json:
+    async def dataset(any_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
         build = await service.build(work, any_id)
+        caller.demand("data:read", build.model)
         return {**build_view(build), **provenance_view(build, await service.provenance(work, build))}
 
     @router.get("/datasets/{any_id}/diff", tags=["datasets"])
-    async def diff(any_id: str, against: str, work: HttpWork, response: Response, _caller: Reader) -> Json:
+    async def diff(
+        any_id: str, against: str, work: HttpWork, response: Response, caller: ReaderOfSome
+    ) -> Json:
         """What is other than in the dataset `against`; 202 with the state `comparing` while that is found out."""
         new, old = await service.build(work, any_id), await service.build(work, against)
+        for build in (new, old):
+            caller.demand("data:read", build.model)
         result = await comparer.compare(new, old)
         response.status_code = 202 if result is None else 200
         names = {"digest": new.digest, "against": old.digest}

@@ -11,10 +11,11 @@ from services.evaluator.reading import AnswerReader, Change
 from services.evaluator.service import EvaluatorService
 from shared.contracts.events import ObjectRef, Score, Verdict
 from shared.contracts.text import Identifier, ModelName
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
-Reader = Annotated[Caller, requires("eval:read")]
+ReaderOfModel = Annotated[Caller, requires_for_model("eval:read")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("eval:read")]
 _MOST_ROWS = 100_000
 
 
@@ -93,7 +94,7 @@ def make_api(service: EvaluatorService, reader: AnswerReader) -> APIRouter:
     @router.get("/evaluations")
     async def evaluations(
         work: HttpWork,
-        _caller: Reader,
+        _caller: ReaderOfModel,
         model: ModelName | None = None,
         after: Identifier | None = None,
         summary: bool = False,
@@ -107,14 +108,16 @@ def make_api(service: EvaluatorService, reader: AnswerReader) -> APIRouter:
         return EvaluationList(evaluations=[EvaluationView.model_validate(one) for one in found])
 
     @router.get("/evaluations/{evaluation_id}")
-    async def evaluation(evaluation_id: Identifier, work: HttpWork, _caller: Reader) -> EvaluationView:
-        return EvaluationView.model_validate(await service.evaluation(work, evaluation_id))
+    async def evaluation(evaluation_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> EvaluationView:
+        found = await service.evaluation(work, evaluation_id)
+        caller.demand("eval:read", found.model)
+        return EvaluationView.model_validate(found)
 
     @router.get("/evaluations/{evaluation_id}/answers")
     async def answers(
         evaluation_id: Identifier,
         work: HttpWork,
-        _caller: Reader,
+        caller: ReaderOfSome,
         split: Split = "test",
         change: Change | None = None,
         after: Annotated[int, Query(ge=-1, le=_MOST_ROWS)] = -1,
@@ -122,6 +125,7 @@ def make_api(service: EvaluatorService, reader: AnswerReader) -> APIRouter:
     ) -> AnswerPage:
         """Regressions first, then improvements, then the rest; `after` is the last position of the page before."""
         one = await service.evaluation(work, evaluation_id)
+        caller.demand("eval:read", one.model)
         page = await reader.page(one, split, change, after, limit)
         return AnswerPage(
             evaluation_id=one.id, split=split, kept=page.kept, answers=page.answers, has_more=page.more

@@ -12,11 +12,12 @@ from services.monitor.store import Store
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import NotFound
 from shared.contracts.text import Identifier, Json, ModelName
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 from shared.service.clock import Clock
 
-Reader = Annotated[Caller, requires("monitor:read")]
+Reader = Annotated[Caller, requires_for_model("monitor:read")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("monitor:read")]
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 # The page quotes prompts without escaping them: it is handed out as a file, and no script in it may ever run here.
@@ -49,8 +50,10 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         return {"windows": [window_view(row) for row in found[:limit]], "has_more": len(found) > limit}
 
     @router.get("/windows/{window_id}")
-    async def window(window_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
-        return window_view(await _known(work, window_id))
+    async def window(window_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> Json:
+        row = await _known(work, window_id)
+        caller.demand("monitor:read", row.model)
+        return window_view(row)
 
     @router.get("/drifts")
     async def drifts(
@@ -67,8 +70,9 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         return {"drifts": [drift_view(row) for row in found[:limit]], "has_more": len(found) > limit}
 
     @router.get("/drifts/{drift_id}")
-    async def drift(drift_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
+    async def drift(drift_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> Json:
         row = await _announced(work, drift_id)
+        caller.demand("monitor:read", row.model)
         return {**drift_view(row), "window": window_view(await _known(work, row.window_id))}
 
     @router.get("/health-of-versions")
@@ -93,9 +97,10 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         }
 
     @router.get("/reports/{window_id}.html")
-    async def report(window_id: Identifier, work: HttpWork, _caller: Reader) -> Response:
+    async def report(window_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> Response:
         """Evidently's page on a drifted window, as a file to download."""
         row = await _known(work, window_id)
+        caller.demand("monitor:read", row.model)
         if not row.has_page:
             raise NotFound("Only a drifted window has a page.", f"Its numbers: GET /windows/{window_id}.")
         page = await objects.get(REPORTS, row.page_key)
@@ -103,9 +108,10 @@ def make_api(objects: ObjectStore, clock: Clock) -> APIRouter:
         return Response(page, media_type="text/html; charset=utf-8", headers={**_HARMLESS, **attachment})
 
     @router.get("/reports/{window_id}.json")
-    async def numbers(window_id: Identifier, work: HttpWork, _caller: Reader) -> Json:
+    async def numbers(window_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> Json:
         """What the detector measured on a window, and the words that tell it from the training set."""
         row = await _known(work, window_id)
+        caller.demand("monitor:read", row.model)
         if row.report_sha256 is None:
             raise NotFound("This window was not measured.", f"Why: GET /windows/{window_id}.")
         document: Json = json.loads(await objects.get(REPORTS, row.report_key))

@@ -27,12 +27,15 @@ from services.registry.views import (
     VersionView,
 )
 from shared.contracts.text import Contract, Digest, Json, ModelName, Moment, Text
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
 _LARGEST = 2_147_483_647
-Reader = Annotated[Caller, requires("model:read")]
-Writer = Annotated[Caller, requires("model:write")]
+ReaderOfAll = Annotated[Caller, requires("model:read")]
+Reader = Annotated[Caller, requires_for_model("model:read")]
+Writer = Annotated[Caller, requires_for_model("model:write")]
+WriterOfAll = Annotated[Caller, requires("model:write")]
+Declarer = Annotated[Caller, requires_for_some_model("model:write")]
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 PathNumber = Annotated[int, Path(ge=1, le=_LARGEST)]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
@@ -56,13 +59,15 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
     router = APIRouter()
 
     @router.post("/policies", tags=["policies"], openapi_extra=_POLICY)
-    async def apply(document: Annotated[Json, Body()], work: HttpWork, caller: Writer) -> PolicyView:
+    async def apply(document: Annotated[Json, Body()], work: HttpWork, caller: Declarer) -> PolicyView:
         """Declare a model, or change its policy; the same policy again changes nothing."""
-        applied = await registry.apply(work, parse_policy(document), caller.subject)
+        policy = parse_policy(document)
+        caller.demand("model:write", policy.model)
+        applied = await registry.apply(work, policy, caller.subject)
         return PolicyView.of(applied.revision, changed=applied.changed)
 
     @router.get("/policies", tags=["policies"])
-    async def policies(work: HttpWork, _caller: Reader, limit: Limit = 100) -> PolicyList:
+    async def policies(work: HttpWork, _caller: ReaderOfAll, limit: Limit = 100) -> PolicyList:
         return PolicyList(policies=[PolicyView.of(row) for row in await catalogue.policies(work, limit)])
 
     @router.get("/policies/{model}", tags=["policies"])
@@ -81,7 +86,7 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
 
     @router.get("/models", tags=["models"])
     async def models(
-        work: HttpWork, _caller: Reader, after: ModelName | None = None, limit: Limit = 100
+        work: HttpWork, _caller: ReaderOfAll, after: ModelName | None = None, limit: Limit = 100
     ) -> ModelList:
         """By name; `after` is the last name of the page before."""
         return ModelList(
@@ -161,7 +166,7 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
         return RollbackView.model_validate({"model": model, "champion": moved.champion})
 
     @router.post("/restatements", tags=["models"])
-    async def restate(_caller: Writer) -> Json:
+    async def restate(_caller: WriterOfAll) -> Json:
         """Announce all policies and champions again, for a service whose database is new. Nobody else takes notice."""
         return {"events": await restating.restate()}
 

@@ -15,11 +15,12 @@ from services.serving.routing import Target
 from services.serving.service import ServingService
 from shared.contracts.errors import NotFound
 from shared.contracts.text import Contract, Identifier, Json, ModelName, Share, Text
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
-Chatter = Annotated[Caller, requires("chat")]
+Chatter = Annotated[Caller, requires_for_some_model("chat")]
 Reader = Annotated[Caller, requires("model:read")]
+ReaderOfModel = Annotated[Caller, requires_for_model("model:read")]
 Writer = Annotated[Caller, requires("model:write")]
 Judge = Annotated[Caller, requires("feedback")]
 RolloutId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
@@ -63,12 +64,12 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
         return await gateway.answer("completions", request, caller)
 
     @router.get("/v1/models", tags=["answers"])
-    async def models(_caller: Chatter) -> Json:
-        return {"object": "list", "data": model_cards(live)}
+    async def models(caller: Chatter) -> Json:
+        return {"object": "list", "data": model_cards(live, caller)}
 
     @router.get("/v1/models/{name}", tags=["answers"])
-    async def model(name: str, _caller: Chatter) -> Json:
-        for card in model_cards(live):
+    async def model(name: str, caller: Chatter) -> Json:
+        for card in model_cards(live, caller):
             if card["id"] == name:
                 return card
         raise NotFound("There is no such model here.", "List the models: GET /v1/models.")
@@ -83,7 +84,7 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
     @router.get("/rollouts", tags=["rollouts"])
     async def rollouts(
         work: HttpWork,
-        _caller: Reader,
+        _caller: ReaderOfModel,
         model: ModelName | None = None,
         after: RolloutId | None = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
@@ -119,7 +120,7 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
         return rollout_view(await service.resume(work, rollout_id, caller.subject))
 
     @router.get("/adapters", tags=["rollouts"])
-    async def adapters(work: HttpWork, _caller: Reader, model: ModelName | None = None) -> Json:
+    async def adapters(work: HttpWork, _caller: ReaderOfModel, model: ModelName | None = None) -> Json:
         """Wanted state and how far each adapter came; `ready` is what this process routes to."""
         found = await store.adapters(work, model)
         return {
@@ -129,10 +130,12 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
     return router
 
 
-def model_cards(live: Live) -> list[Json]:
-    """What can be asked now: the alias, its champion and challenger, and each loaded version."""
+def model_cards(live: Live, caller: Caller) -> list[Json]:
+    """What this caller can ask now: the alias, its champion and challenger, and each loaded version."""
     cards: list[Json] = []
     for name, route in sorted(live.table.routes.items()):
+        if not caller.may("chat", name):
+            continue
         named = {name: route.champion or route.previous or route.base, f"{name}@champion": route.champion}
         named[f"{name}@challenger"] = route.split.challenger if route.split else None
         named |= {f"{name}:{version}": target for version, target in sorted(route.pinned.items())}

@@ -49,6 +49,7 @@ class Gateway:
         body = await read_body(request, self._settings.max_body_bytes)
         parsed = parse(kind, body, self._settings.max_answer_tokens)
         choice = self._live.table.choose(parsed.model, caller.subject, parsed.user or "")
+        caller.demand("chat", choice.model)
         asked = Asked(kind, body, parsed, choice.model, cause_of(request))
         if self._in_flight >= self._settings.max_in_flight:
             metrics.SHED.labels("request").inc()

@@ -12,11 +12,13 @@ from services.trainer.domain import ENDED, Entry, Run, State
 from services.trainer.service import TrainerService
 from shared.contracts.text import Digest, Json, ModelName
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
 Reader = Annotated[Caller, requires("run:read")]
-Writer = Annotated[Caller, requires("run:write")]
+ReaderOfModel = Annotated[Caller, requires_for_model("run:read")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("run:read")]
+Writer = Annotated[Caller, requires_for_some_model("run:write")]
 Several = Annotated[
     list[Annotated[str, Field(pattern=r"^run-[0-9a-f]{24}$")]], Query(min_length=1, max_length=20)
 ]
@@ -30,7 +32,7 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
     @router.get("/runs")
     async def runs(
         work: HttpWork,
-        _caller: Reader,
+        _caller: ReaderOfModel,
         model: ModelName | None = None,
         state: State | None = None,
         dataset: Digest | None = None,
@@ -52,11 +54,14 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
         return {"curves": [curve(one) for one in await service.these(work, run)]}
 
     @router.get("/runs/{run_id}")
-    async def run(run_id: str, work: HttpWork, _caller: Reader) -> Json:
-        return view(await service.run(work, run_id))
+    async def run(run_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
+        found = await service.run(work, run_id)
+        caller.demand("run:read", found.model)
+        return view(found)
 
     @router.post("/runs/{run_id}/cancel")
     async def cancel(run_id: str, work: HttpWork, caller: Writer) -> Json:
+        caller.demand("run:write", (await service.run(work, run_id)).model)
         return view(await service.cancel(work, run_id, caller.subject))
 
     @router.get("/runs/{run_id}/entries")

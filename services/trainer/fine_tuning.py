@@ -12,12 +12,13 @@ from services.trainer.wishes import Wish
 from shared.contracts.envelope import strict_json
 from shared.contracts.errors import Invalid, Poison
 from shared.contracts.text import Contract, Json, ModelName, Text
-from shared.http.auth import Caller, requires
+from shared.http.auth import Caller, requires, requires_for_some_model
 from shared.http.web import HttpWork
 from shared.service.clock import Clock
 
 Reader = Annotated[Caller, requires("run:read")]
-Writer = Annotated[Caller, requires("run:write")]
+Writer = Annotated[Caller, requires_for_some_model("run:write")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("run:read")]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
 Label = Annotated[Text, Field(max_length=64)]
 Value = Annotated[Text, Field(max_length=512)]
@@ -95,6 +96,7 @@ def make_fine_tuning(service: TrainerService, clock: Clock) -> APIRouter:
         idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
     ) -> Json:
         """Start a run, or return the one that exists for the same model, dataset, recipe and base."""
+        caller.demand("run:write", body.model)
         key = _key(caller.subject, idempotency_key) if idempotency_key else None
         wish = Wish(
             body.model,
@@ -120,11 +122,14 @@ def make_fine_tuning(service: TrainerService, clock: Clock) -> APIRouter:
         return _page([job(run) for run in found[:limit]], len(found) > limit)
 
     @router.get("/{job_id}")
-    async def one(job_id: str, work: HttpWork, _caller: Reader) -> Json:
-        return job(await service.run(work, job_id))
+    async def one(job_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
+        run = await service.run(work, job_id)
+        caller.demand("run:read", run.model)
+        return job(run)
 
     @router.post("/{job_id}/cancel")
     async def cancel(job_id: str, work: HttpWork, caller: Writer) -> Json:
+        caller.demand("run:write", (await service.run(work, job_id)).model)
         return job(await service.cancel(work, job_id, caller.subject))
 
     @router.get("/{job_id}/events")

@@ -81,6 +81,7 @@ def requires_for_model(scope: str) -> Any:
         caller.demand(scope, model)
         return caller
 
+    authorise.by_model = True  # type: ignore[attr-defined]  # read by the test that its route has such a parameter
     return _dependency(authorise, scope)
 
 

@@ -237,6 +237,7 @@ def mint(
     issuer: str = "driftwheel",
     audience: str = "driftwheel",
     now: Callable[[], float] = time.time,
+    token_id: str | None = None,
 ) -> str:
     """A token signed with an Ed25519 private key. Raises ValueError for an unknown scope or an unusable subject."""
     if unknown := sorted(word for word in scopes if not known_scope(word)):
@@ -253,7 +254,7 @@ def mint(
         "scope": " ".join(sorted(set(scopes))),
         "iat": issued,
         "exp": issued + int(ttl_seconds),
-        "jti": secrets.token_urlsafe(12),
+        "jti": token_id or secrets.token_urlsafe(12),
     }
     return jwt.encode(
         {"alg": "Ed25519", "kid": private_key.kid}, claims, private_key, algorithms=list(ALGORITHMS)

@@ -3,15 +3,16 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Self, cast
+from typing import Self, cast
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import DeliverySettings
-from shared.http.jwks import KeyFile, KeyUrl, check_url
-from shared.http.tokens import ALGORITHMS, LONGEST_LIFE_SECONDS, Algorithm, Authenticator, Revoked
+from shared.http.jwks import KeyFile, KeyUrl
+from shared.http.settings import IdentityProvider
+from shared.http.tokens import Authenticator, Revoked
 
 
 def settings_config(service: str) -> SettingsConfigDict:
@@ -23,7 +24,7 @@ def settings_config(service: str) -> SettingsConfigDict:
     )
 
 
-class HttpSettings(BaseSettings):
+class HttpSettings(IdentityProvider, BaseSettings):
     """What everything that answers HTTP needs. Subclasses set `model_config = settings_config("<service>")`."""
 
     http_host: str = Field(
@@ -31,21 +32,10 @@ class HttpSettings(BaseSettings):
     )
     http_port: int = Field(0, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
     auth_jwks_file: Path | None = Field(
-        None, description="JSON Web Key Set with the public keys that sign tokens; or give a URL."
-    )
-    auth_jwks_url: Annotated[str, AfterValidator(check_url)] | None = Field(
-        None, description="Where an identity provider publishes its keys, https: instead of a file."
-    )
-    auth_issuer: str = Field("driftwheel", description="Required `iss` of a token.")
-    auth_audience: str = Field("driftwheel", description="Required `aud` of a token.")
-    auth_algorithms: tuple[Algorithm, ...] = Field(
-        ALGORITHMS, min_length=1, description="Signatures accepted: of Ed25519, EdDSA, ES256 and RS256."
+        None, description="JSON Web Key Set with the public keys that sign tokens; or give auth_jwks_url."
     )
     auth_revoked_file: Path | None = Field(
         None, description="Ids (`jti`) of revoked tokens, one a line; read again when it changes."
-    )
-    auth_longest_life_seconds: float = Field(
-        LONGEST_LIFE_SECONDS, gt=0, description="A token that lives longer, from `iat` to `exp`, is refused."
     )
     log_level: str = Field(
         "INFO", pattern=r"^(DEBUG|INFO|WARNING|ERROR)$", description="Least severe log shown."

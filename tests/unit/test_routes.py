@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from joserfc.jwk import OKPKey
 from safetensors.numpy import save_file
 
 from shared.artifacts.base_model import write_manifest
+from shared.http.tokens import SCOPES, mint
 from shared.service.runtime import PUBLIC_PATHS
 from tests.scopes import routes
 
@@ -20,10 +22,15 @@ SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 
 
 @pytest.fixture(scope="module")
-def apps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FastAPI]:
+def key() -> OKPKey:
+    return OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, auto_kid=True)
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory, key: OKPKey) -> dict[str, FastAPI]:
     """Every service, assembled; nothing is started, so nothing is connected to."""
     folder = tmp_path_factory.mktemp("apps")
-    (folder / "jwks.json").write_text(json.dumps({"keys": []}))
+    (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     base = folder / "base"
     base.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
@@ -57,6 +64,53 @@ def test_without_a_token_every_route_says_401(apps: dict[str, FastAPI], service:
             path = re.sub(r"\{[^}]*\}", "1", route.path)
             answer = client.request(route.method, path)
             assert answer.status_code == 401, f"{route.method} {path}: {answer.status_code}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_scope_for_one_model_reaches_no_other(apps: dict[str, FastAPI], service: str, key: OKPKey) -> None:
+    """Every scope, but for another model: 403 before anything is looked up, or a route that learns of its model."""
+    scopes = [f"{scope}:other" for scope in SCOPES - {"admin"}]
+    headers = {"authorization": f"Bearer {mint(key, 'ann', scopes, 600)}"}
+    client = TestClient(apps[service], raise_server_exceptions=False)
+    later = set()
+    for route in routes(apps[service]):
+        if route.path in PUBLIC_PATHS:
+            continue
+        path = re.sub(r"\{model\}", "support", route.path)
+        answer = client.request(route.method, re.sub(r"\{[^}]*\}", "1", path), headers=headers, json={})
+        if answer.status_code != 403:
+            later.add((route.method, route.path))
+        if route.by_model:
+            assert "model" in route.parameters, (
+                f"{route.path}: `model` is checked, but the route does not use it"
+            )
+            assert answer.status_code == 403
+    assert later <= {(method, path) for method, path in LEARNS_ITS_MODEL}
+
+
+LEARNS_ITS_MODEL = {
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
+    ("POST", "/v1/files"),
+    ("POST", "/datasets"),
+    ("GET", "/datasets/{any_id}"),
+    ("GET", "/datasets/{any_id}/diff"),
+    ("POST", "/v1/fine_tuning/jobs"),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
+    ("GET", "/runs/{run_id}"),
+    ("POST", "/runs/{run_id}/cancel"),
+    ("GET", "/evaluations/{evaluation_id}"),
+    ("GET", "/evaluations/{evaluation_id}/answers"),
+    ("POST", "/policies"),
+    ("GET", "/windows/{window_id}"),
+    ("GET", "/drifts/{drift_id}"),
+    ("GET", "/reports/{window_id}.html"),
+    ("GET", "/reports/{window_id}.json"),
+}
+"""These find the model in the body or in what they look up, and then demand the scope for it."""
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -17,7 +17,7 @@ class Console(Part):
             "DOOR_URL": site.url("caddy"),
             "HTTP_HOST": LOOPBACK,
             "HTTP_PORT": str(site.ports["console"]),
-            "AUTH_JWKS_FILE": str(site.home / "secrets" / "jwks.json"),
+            **site.identity,
         }
         ours = {f"DRIFTWHEEL_CONSOLE__{name}": value for name, value in values.items()}
         environment = python_environment() | site.settings_of("console") | ours

@@ -8,8 +8,9 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
 from services.console.door import Exit
+from shared.contracts.errors import Unauthenticated
 from shared.http.jwks import KeyFile
-from shared.http.tokens import SCOPES, Authenticator
+from shared.http.tokens import SCOPES, Authenticator, Revoked
 from tests.unit.console.conftest import Command, Door
 
 
@@ -42,8 +43,9 @@ async def test_open_signs_in_behind_the_hash_where_no_server_sees_it(
 
 def test_a_token_as_json(nowhere: Command, key: OKPKey) -> None:
     told = json.loads(nowhere("token", "--scope", "chat", "--ttl", "2d", "--json").stdout)
-    assert {**told, "token": ""} == {
+    assert {**told, "token": "", "id": ""} == {
         "token": "",
+        "id": "",
         "subject": "operator",
         "scopes": ["chat"],
         "seconds": 172_800,
@@ -107,3 +109,48 @@ def test_apply_refuses_what_is_no_policy(
     assert result.exit_code == code, result.output
     assert result.stderr
     assert door.asked == []
+
+
+async def test_a_token_for_one_model(nowhere: Command, key: OKPKey, tmp_path: Path) -> None:
+    told = nowhere("token", "--scope", "chat", "--scope", "data:write", "--model", "support")
+    caller = await verifies(key, tmp_path).caller(f"Bearer {told.stdout.strip()}")
+    assert caller.scopes == {"chat:support", "data:write:support"}
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_a_revoked_token_is_refused(nowhere: Command, key: OKPKey, tmp_path: Path, by_id: bool) -> None:
+    told = json.loads(nowhere("token", "--scope", "chat", "--json").stdout)
+    other = nowhere("token", "--scope", "chat").stdout.strip()
+    assert nowhere("token", "revoke", told["id"] if by_id else told["token"]).exit_code == Exit.OK
+    checks = verifies(key, tmp_path)
+    with pytest.raises(Unauthenticated):
+        await checks.caller(f"Bearer {told['token']}")
+    assert (await checks.caller(f"Bearer {other}")).may("chat")
+
+
+@pytest.mark.parametrize("text", ["", "a.b.c", "x\ny", "a b", "é", "e30.e30.x"])
+def test_what_is_no_token_cannot_be_revoked(nowhere: Command, key: OKPKey, text: str) -> None:
+    assert nowhere("token", "revoke", text).exit_code == Exit.USAGE
+    assert not (nowhere.home / "revoked.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--scope", "everything"),
+        ("--scope", "admin", "--model", "support"),
+        ("--scope", "chat", "--ttl", "32d"),
+        ("--scope", "chat", "--subject", "a\x1b[2J"),
+    ],
+)
+def test_a_token_that_no_service_would_take_is_not_made(
+    nowhere: Command, key: OKPKey, arguments: tuple[str, ...]
+) -> None:
+    assert nowhere("token", *arguments).exit_code == Exit.USAGE
+
+
+def verifies(key: OKPKey, folder: Path) -> Authenticator:
+    jwks = folder / "jwks.json"
+    jwks.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    return Authenticator(KeyFile(jwks), "driftwheel", "driftwheel", revoked=Revoked(folder / "revoked.txt"))
