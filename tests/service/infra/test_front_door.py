@@ -84,6 +84,11 @@ def test_a_path_reaches_its_service(door: str, path: str, service: str, seen: st
         "/v1/filesystem",
         "/api/data/metrics",
         "/api/serving/metrics?x=1",
+        "/API/data/metrics",
+        "/Api/Data/METRICS",
+        "/api//data//metrics",
+        "/api/data/%6detrics",
+        "/api/data/metrics/",
     ],
 )
 def test_an_unknown_path_and_metrics_end_at_the_door(door: str, path: str) -> None:
@@ -95,6 +100,18 @@ def test_a_service_that_is_away_is_a_503_with_what_to_do(door: str) -> None:
     status, body, kind = get(f"{door}/api/monitor/windows")
     assert (status, body["status"], kind) == (503, 503, "application/problem+json")
     assert "driftwheel status" in str(body["detail"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\nnonsense\r\n", b"5\r\nhelloXX\r\n0\r\n\r\n", b"5;" + b"a" * 9_000 + b"\r\nhello\r\n0\r\n\r\n"],
+    ids=["no-length", "no-end", "long-extension"],
+)
+def test_chunks_that_cannot_be_read_are_the_callers_mistake(door: str, body: bytes) -> None:
+    address = door.rpartition("/")[2].partition(":")
+    with socket.create_connection((address[0], int(address[2])), timeout=30) as caller:
+        caller.sendall(b"POST /api/data/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        assert caller.recv(4_096).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_header_of_more_than_16_kb_is_refused(door: str) -> None:
