@@ -40,6 +40,21 @@ def test_engine_store_broker_and_database_are_on_internal_networks_only() -> Non
     assert reach_engine == {"engine", "serving", "prometheus"}
 
 
+STEPS_DOWN = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+MAY = {"postgres": STEPS_DOWN, "s3": STEPS_DOWN, "caddy": {"NET_BIND_SERVICE"}}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_container_is_bounded_and_has_no_right_that_it_does_not_use(name: str) -> None:
+    container = CONTAINERS[name]
+    assert container["mem_limit"]
+    assert 0 < container["pids_limit"] <= 2_048
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert set(container.get("cap_add", ())) == MAY.get(name, set())
+    assert not container.get("privileged")
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_gets_its_own_credentials_only(service: str) -> None:
     for name in (service, f"{service}-worker"):
