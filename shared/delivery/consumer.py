@@ -22,7 +22,7 @@ from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.text import Json
 from shared.delivery.failures import classify
 from shared.delivery.handling import Again, Call, Done, Handling, Record, Tries
-from shared.delivery.kafka import connection
+from shared.delivery.kafka import connection, refusal
 from shared.delivery.limits import DeadLetters, Limit
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.topics import MissingTopics, check_topics
@@ -233,7 +233,8 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             except MissingTopics as error:
                 self._wait_for(str(error))
             except Exception as error:  # noqa: BLE001 (nothing may end this consumer but its limit, or its stop)
-                self._wait_for(classify(error).part or type(error).__name__)
+                said = await refusal(self._settings, error)
+                self._wait_for(said or classify(error).part or type(error).__name__)
                 log.warning(
                     "consumer.again", topic=self.topic, error=type(error).__name__, detail=str(error)[:200]
                 )

@@ -11,10 +11,12 @@ import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
     IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
 )
 from aiokafka.protocol.metadata import MetadataRequest
@@ -84,6 +86,15 @@ def principal(settings: KafkaSettings) -> str:
     if settings.mechanism:
         return settings.kafka_username or f"the bearer of {settings.kafka_token_file}"
     return "the owner of our certificate" if settings.kafka_certificate_file else "a client without a name"
+
+
+async def refusal(settings: KafkaSettings, error: BaseException) -> str | None:
+    """What an error of one of our clients says about how we stand with Kafka, in words; None if it says nothing."""
+    if isinstance(error, TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+        return f"Kafka does not give {principal(settings)} a right that it needs: python -m infra.kafka.access --apply."
+    if isinstance(error, KafkaConnectionError | NotConfigured):
+        return await trouble(settings)
+    return None
 
 
 async def trouble(settings: KafkaSettings) -> str | None:

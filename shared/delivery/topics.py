@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from aiokafka.admin import AIOKafkaAdminClient
 
-from shared.delivery.kafka import connection
+from shared.delivery.kafka import connection, principal
 from shared.delivery.settings import DeliverySettings
 
 
@@ -22,5 +22,6 @@ async def check_topics(settings: DeliverySettings, topics: Iterable[str]) -> Non
         await admin.close()
     if missing:
         raise MissingTopics(
-            f"Kafka lacks {', '.join(missing)}. Create them: python -m infra.kafka.topics --bootstrap …"
+            f"Kafka lacks {', '.join(missing)}, or does not show them to {principal(settings)}. "
+            "Create them: python -m infra.kafka.topics; grant access: python -m infra.kafka.access --apply."
         )

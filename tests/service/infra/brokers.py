@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +57,13 @@ class TlsBroker:
     def client(self, role: str = "admin", **more: Any) -> dict[str, Any]:
         return connection(self.settings(role, **more))
 
-    async def apply(self, *without: access.Grant) -> None:
-        """The platform's access list, or less."""
+    def create(self, *wanted: topics.Topic) -> None:
+        asyncio.run(topics.ensure(self.settings(), wanted))
+
+    async def apply(self, *without: access.Grant, more: Sequence[access.Grant] = ()) -> None:
+        """The platform's access list, less or more."""
         passwords = {role: self.site.credentials.kafka[role] for role in ROLES}
-        wanted = [grant for grant in access.grants() if grant not in without]
+        wanted = [grant for grant in (*access.grants(), *more) if grant not in without]
         await access.apply(self.settings(), wanted, passwords=passwords)
 
 
