@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.contracts.envelope import strict_json
 from shared.contracts.errors import Invalid, Poison
+from shared.contracts.strict_json import strict_json
 
 MAX_MESSAGES = 256
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")

@@ -9,8 +9,8 @@ from pydantic import Field
 from services.trainer.domain import Entry, Request, Run, digest_of
 from services.trainer.service import TrainerService
 from services.trainer.wishes import Wish
-from shared.contracts.envelope import strict_json
 from shared.contracts.errors import Invalid, Poison
+from shared.contracts.strict_json import strict_json
 from shared.contracts.text import Contract, Json, ModelName, Text
 from shared.http.auth import Caller, requires, requires_for_some_model
 from shared.http.web import HttpWork

@@ -1,6 +1,6 @@
 """CloudEvents 1.0 attributes of a message, in and out (Kafka binding; binary mode out, both modes in)."""
 
-import json
+import base64
 import re
 import secrets
 import time
@@ -11,12 +11,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.contracts.errors import Poison
+from shared.contracts.strict_json import strict_json
+from shared.contracts.text import computable
 
-MAX_DEPTH = 64
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
 STRUCTURED = "application/cloudevents+json"
-_MAX_ATTRIBUTE = 1_024
+MAX_ATTRIBUTE_BYTES = 512
+"""Three of them are a key of the inbox, and PostgreSQL takes 2,704 bytes in a row of an index."""
+_MAX_HEADER_BYTES = 8 * MAX_ATTRIBUTE_BYTES
+_TEXTS = ("specversion", "id", "source", "type", "time", "subject")
+_EXTENSIONS = ("correlationid", "causationid", "traceparent")
+# CloudEvents allows no control characters; in a log or a terminal they would be commands.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -91,84 +98,14 @@ def request_envelope(
     )
 
 
-def strict_json(data: bytes) -> Any:
-    """Parse JSON that is unambiguous and storable.
-
-    Raises Poison for: not UTF-8, a BOM, NaN or Infinity, duplicate keys, lone surrogates, NUL, numbers or nesting
-    beyond reason.
-    """
-
-    def refuse_constant(name: str) -> Any:
-        raise Poison(f"The body contains {name}, which is not JSON.", "Send null or a finite number.")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen = dict(pairs)
-        if len(seen) != len(pairs):
-            raise Poison("The body repeats a key.", "Give each key once.")
-        return seen
-
-    def finite(text: str) -> float:
-        value = float(text)
-        if value in (float("inf"), float("-inf")):
-            raise Poison("The body contains a number beyond the range of a double.", "Send a smaller number.")
-        return value
-
-    if _depth(data) > MAX_DEPTH:
-        raise Poison(f"The body is nested deeper than {MAX_DEPTH} levels.", "Flatten it.")
-    try:
-        text = data.decode("utf-8")
-        value = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique, parse_float=finite)
-    except UnicodeDecodeError as error:
-        raise Poison(f"The body is not UTF-8 (byte {error.start}).", "Encode it as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        where = (
-            f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        )
-        raise Poison(f"The body is not valid JSON{where}.", "Check it with a JSON validator.") from error
-    if "\\u" in text:
-        _check_text(value)
-    return value
-
-
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-
-
-def _depth(data: bytes) -> int:
-    """The nesting, without parsing; brackets inside strings do not count."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    for byte in _STRING.sub(b"", data):
-        if byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
-
-
-def _check_text(value: Any) -> None:
-    if isinstance(value, str):
-        if "\x00" in value or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-            raise Poison(
-                "The body contains a NUL or a lone surrogate.", "Send valid Unicode text without NUL."
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_text(key)
-            _check_text(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
-
-
 def repair_headers(headers: Headers) -> dict[str, str]:
     """Headers as text, whatever they are: a null or undecodable value becomes readable instead of an exception.
 
-    `reply_to` is dropped: FastStream would publish the handler's answer to any topic it names.
+    `reply_to` is dropped: FastStream would publish the handler's answer to any topic it names. A long value is cut; no
+    attribute may be that long.
     """
     return {
-        name: (value or b"").decode("utf-8", "backslashreplace")
+        name: (value or b"")[:_MAX_HEADER_BYTES].decode("utf-8", "backslashreplace")
         for name, value in headers or ()
         if name.lower() != "reply_to"
     }
@@ -176,59 +113,103 @@ def repair_headers(headers: Headers) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A message as a service reads it."""
+    """A message as a service reads it. `parsed` is what the body says, where reading the envelope has shown it."""
 
     envelope: Envelope
-    data: bytes
     foreign: bool
+    data: bytes | None = None
+    parsed: Any = None
+
+    def payload(self) -> Any:
+        """Raises Poison: the body is no strict JSON."""
+        return self.parsed if self.data is None else strict_json(self.data)
 
 
-def read(headers: Mapping[str, str], value: bytes | None, place: str, topic: str, at: datetime) -> Incoming:
-    """Read a CloudEvent in either mode, or plain JSON from a foreign producer (then the id is its place in Kafka).
+def read(headers: Mapping[str, str], value: bytes | None, name: str, topic: str, at: datetime) -> Incoming:
+    """Read a CloudEvent in either mode, or plain JSON from a foreign producer.
 
     Args:
-        place: `topic/partition/offset`, the id of a message that names none.
+        name: the id of a message that names none.
         at: the record's timestamp.
 
     Raises:
-        Poison: a tombstone, a broken structured event, an attribute that is no text or too long.
+        Poison: a tombstone, a broken structured event, a batch, an attribute that is no short text.
     """
     if value is None:
         raise Poison("The message has no body (a tombstone).", f"{topic} carries events, never deletions.")
-    content_type = headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type == STRUCTURED:
+    redriven = "ce_redrivenat" in headers
+    if _is_structured(headers):
         event = strict_json(value)
-        if not isinstance(event, dict) or "data" not in event:
-            raise Poison(
-                "A structured CloudEvent must be an object with `data`.", "See CloudEvents 1.0, JSON format."
-            )
-        attributes = {name: item for name, item in event.items() if name != "data"}
-        return Incoming(
-            _envelope(attributes, place, topic, at), json.dumps(event["data"]).encode(), foreign=False
-        )
+        if not isinstance(event, dict):
+            raise Poison("A structured CloudEvent is an object.", "See CloudEvents 1.0, JSON format.")
+        envelope = _envelope(event, name, topic, at, redriven)
+        if event.get("data_base64") is None:
+            return Incoming(envelope, foreign=False, parsed=event.get("data"))
+        return Incoming(envelope, foreign=False, data=_from_base64(event))
     attributes = {name[3:]: item for name, item in headers.items() if name.startswith("ce_")}
-    return Incoming(_envelope(attributes, place, topic, at), value, foreign=not attributes)
+    return Incoming(_envelope(attributes, name, topic, at, redriven), foreign=not attributes, data=value)
 
 
-def _envelope(attributes: Mapping[str, Any], place: str, topic: str, at: datetime) -> Envelope:
-    for name, item in attributes.items():
-        if not isinstance(item, str) or len(item) > _MAX_ATTRIBUTE or "\x00" in item:
-            raise Poison(f"CloudEvents attribute `{name[:40]}` is not a short text.", "Mend the producer.")
-    if attributes and "id" not in attributes:
-        raise Poison("The CloudEvent has no id.", "Set ce_id.")
-    event_id = attributes.get("id") or place
+def _is_structured(headers: Mapping[str, str]) -> bool:
+    """Raises Poison for what says that it is a CloudEvent in a format that is not read here."""
+    given = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    media_type, *parameters = (part.strip().lower() for part in given.split(";", 8))
+    if not media_type.startswith("application/cloudevents"):
+        return False
+    if media_type.startswith("application/cloudevents-batch"):
+        raise Poison("CloudEvents in batched mode are not read.", "Send one event in one message.")
+    if media_type != STRUCTURED:
+        raise Poison("This event format of CloudEvents is not read.", f"Send {STRUCTURED}.")
+    charset = next((p.partition("=")[2].strip(' "') for p in parameters if p.startswith("charset")), "utf-8")
+    if charset not in {"utf-8", "utf8", "us-ascii"}:
+        raise Poison("The CloudEvent is not in UTF-8.", "Encode it as UTF-8.")
+    return True
+
+
+def _from_base64(event: Mapping[str, Any]) -> bytes:
+    given = event["data_base64"]
+    if event.get("data") is not None:
+        raise Poison("The CloudEvent has both `data` and `data_base64`.", "Send one of them.")
     try:
-        sent = datetime.fromisoformat(attributes["time"]) if "time" in attributes else at
-    except ValueError as error:
-        raise Poison("CloudEvents attribute `time` is not RFC 3339.", "Mend the producer.") from error
+        return base64.b64decode(given, validate=True)
+    except (TypeError, ValueError) as error:
+        raise Poison("`data_base64` is not base64.", "Mend the producer.") from error
+
+
+def _envelope(given: Mapping[str, Any], name: str, topic: str, at: datetime, redriven: bool) -> Envelope:
+    texts = {key: _text(key, given.get(key)) for key in (*_TEXTS, *_EXTENSIONS)}
+    if given and not texts["id"]:
+        raise Poison("The CloudEvent has no id.", "Set ce_id.")
+    if texts["specversion"] not in {None, SPEC_VERSION}:
+        raise Poison("This version of CloudEvents is not read.", f"Send specversion {SPEC_VERSION}.")
+    event_id = texts["id"] or name
     return Envelope(
         id=event_id,
-        source=attributes.get("source") or "/foreign",
-        type=attributes.get("type") or f"{topic}.v1",
-        time=sent if sent.tzinfo else sent.replace(tzinfo=UTC),
-        correlationid=attributes.get("correlationid") or event_id,
-        causationid=attributes.get("causationid"),
-        subject=attributes.get("subject"),
-        traceparent=attributes.get("traceparent"),
-        redriven="redrivenat" in attributes,
+        source=texts["source"] or "/foreign",
+        type=texts["type"] or f"{topic}.v1",
+        time=_time(texts["time"]) if texts["time"] else at,
+        correlationid=texts["correlationid"] or event_id,
+        causationid=texts["causationid"],
+        subject=texts["subject"],
+        traceparent=texts["traceparent"],
+        redriven=redriven,
     )
+
+
+def _text(name: str, value: Any) -> str | None:
+    """An attribute in its canonical text; null and empty mean that it is not set. Extensions may be typed in JSON."""
+    if name in _EXTENSIONS and isinstance(value, bool | int):
+        value = str(value).lower()
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value.encode()) > MAX_ATTRIBUTE_BYTES or _CONTROL.search(value):
+        raise Poison(f"CloudEvents attribute `{name}` is not a short text.", "Mend the producer.")
+    return value
+
+
+def _time(text: str) -> datetime:
+    try:
+        given = datetime.fromisoformat(text.upper())
+        return computable(given if given.tzinfo else given.replace(tzinfo=UTC))
+    except ValueError as error:
+        raise Poison("CloudEvents attribute `time` is not RFC 3339.", "Mend the producer.") from error

@@ -52,7 +52,7 @@ def _iso(value: Any) -> Any:
     return value
 
 
-def _computable(value: datetime) -> datetime:
+def computable(value: datetime) -> datetime:
     """In UTC. What lies beyond these years can be neither stored, nor shifted by a duration, nor shown everywhere."""
     try:
         found = value.astimezone(UTC)
@@ -65,7 +65,7 @@ def _computable(value: datetime) -> datetime:
 
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]")
 _FIRST_YEAR, _LAST_YEAR = 1970, 9_990
-Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_computable)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(computable)]
 """A point in time, from outside: with its offset, in years that every part can compute with; read as UTC."""
 LONGEST_SECONDS = 31_622_400
 """A year of 366 days: what any declared duration may last."""

@@ -17,7 +17,7 @@ from shared.contracts.events import Event
 from shared.delivery import inbox
 from shared.delivery.failures import Failure, classify
 from shared.delivery.inbox import Delivery
-from shared.delivery.intake import describe, take, unread
+from shared.delivery.intake import bury, describe, take, unread
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS
@@ -171,8 +171,7 @@ class Handling:
         """What a replay brings again was buried before, and is no further death."""
         source = delivery.envelope.source
         try:
-            async with self._db.unit_of_work() as work:
-                fresh = await inbox.bury(work, self._service, delivery, max(tries.attempts, 1), reason)
+            fresh = await bury(self._db, self._service, delivery, max(tries.attempts, 1), reason)
         except Exception as error:
             away = classify(error)
             if away.kind != "outage":

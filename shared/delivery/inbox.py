@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+import xxhash
 from psycopg.types.json import Jsonb
 
 from shared.contracts.envelope import Envelope
@@ -45,6 +46,13 @@ class Delivery:
     @property
     def place(self) -> str:
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """An id for what names none: its place, time and content, since a topic made anew has the same places."""
+        digest = xxhash.xxh3_64(self.recorded_at.isoformat().encode())
+        digest.update(self.body or b"")
+        return f"{self.place}@{digest.hexdigest()}"
 
     def row(self, event_id: str, state: str, attempts: int, error: str | None = None) -> dict[str, Any]:
         dead = state == "dead"
@@ -177,7 +185,7 @@ async def bury(work: UnitOfWork, service: str, delivery: Delivery, attempts: int
     async with (await work.raw()).cursor() as cursor:
         known = await (await cursor.execute(_KNOWN, _arrays([_named(delivery)]))).fetchone()
         same = known is None or bytes(known[3]) == delivery.body_sha256
-        row = delivery.row(delivery.envelope.id if same else delivery.place, "dead", attempts, reason)
+        row = delivery.row(delivery.envelope.id if same else delivery.fingerprint, "dead", attempts, reason)
         if not await (await cursor.execute(_DIE, _arrays([row]))).fetchone():
             return False
     work.send(

@@ -1,5 +1,6 @@
-"""From the bytes that Kafka gives to an event, or to the reason why it is none."""
+"""From the bytes that Kafka gives to an event, or to the reason why it is none. All of it is linear in the bytes."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,32 +8,41 @@ import structlog
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
-from shared.contracts.envelope import Envelope, read, repair_headers, strict_json
+from shared.contracts.envelope import Envelope, read, repair_headers
 from shared.contracts.errors import DriftwheelError, Poison
 from shared.contracts.events import EVENTS, Event
 from shared.contracts.text import place
 from shared.delivery import inbox
+from shared.delivery.failures import classify
 from shared.delivery.outbox import references
+from shared.delivery.records import MAX_HEADERS, Unreadable
+from shared.delivery.unit_of_work import Database
 
 log = structlog.get_logger()
 EVENT_BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}
 _FUTURE = timedelta(minutes=5)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_MS = 253_000_000_000_000  # in the year 9987
+_MAX_REASON = 1_000
 
 
 def unread(record: "ConsumerRecord[Any, Any]") -> inbox.Delivery:
-    """What can be said of any record, readable or not."""
-    place = f"{record.topic}/{record.partition}/{record.offset}"
-    at = datetime.fromtimestamp(record.timestamp / 1_000, UTC)
-    return inbox.Delivery(
+    """What can be said of any record, readable or not. Never raises."""
+    at = _EPOCH + timedelta(milliseconds=min(max(record.timestamp, 0), _LATEST_MS))
+    blank = inbox.Delivery(
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         key=record.key,
-        headers=list(record.headers or ()),
-        body=record.value,
+        headers=list(record.headers or ())[:MAX_HEADERS],
+        body=None if record.value is None else bytes(record.value),
         received_at=datetime.now(UTC),
         recorded_at=at,
-        envelope=Envelope(place, "/unreadable", "unreadable", at, correlationid=place),
+        envelope=Envelope("", "/unreadable", "unreadable", at, correlationid=""),
+    )
+    name = blank.fingerprint
+    return dataclasses.replace(
+        blank, envelope=dataclasses.replace(blank.envelope, id=name, correlationid=name)
     )
 
 
@@ -43,8 +53,12 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
         Poison, ValidationError: it is no event of its topic, and never will be.
     """
     blank = unread(record)
+    if isinstance(record.value, Unreadable):
+        raise Poison(record.value.reason, "Mend the producer.")
+    if len(record.headers or ()) > MAX_HEADERS:
+        raise Poison(f"The message has more than {MAX_HEADERS} headers.", "Mend the producer.")
     incoming = read(
-        repair_headers(record.headers), record.value, blank.place, record.topic, blank.recorded_at
+        repair_headers(record.headers), record.value, blank.fingerprint, record.topic, blank.recorded_at
     )
     expected = EVENT_BY_TOPIC[record.topic]
     envelope = incoming.envelope
@@ -53,34 +67,52 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
             f"{expected.topic} carries {expected.ce_type()}, not this type or version.",
             "Upgrade this service.",
         )
-    payload = strict_json(incoming.data)
+    payload = incoming.payload()
     event = expected.received(payload)
-    if record.key is not None and record.key != event.partition_key().encode():
+    if not (expected.foreign or record.key in {None, event.partition_key().encode()}):
         raise Poison(
             "The Kafka key is not the id that orders this event.", "Use the partition key of the event."
         )
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
-    delivery = inbox.Delivery(
-        topic=blank.topic,
-        partition=blank.partition,
-        offset=blank.offset,
-        key=blank.key,
-        headers=blank.headers,
-        body=blank.body,
-        received_at=received_at,
-        recorded_at=blank.recorded_at,
-        envelope=envelope,
-        refs=references(payload),
+    return (
+        dataclasses.replace(blank, received_at=received_at, envelope=envelope, refs=references(payload)),
+        event,
     )
-    return delivery, event
+
+
+async def bury(db: Database, service: str, delivery: inbox.Delivery, attempts: int, reason: str) -> bool:
+    """Record a message as dead, in a transaction of its own; False if it was buried before.
+
+    Its place and body stand in for it if its own words cannot be stored, so nothing that it says can prevent this.
+
+    Raises:
+        Exception: the database is away, or refuses even that.
+    """
+    try:
+        async with db.unit_of_work() as work:
+            return await inbox.bury(work, service, delivery, attempts, reason)
+    except Exception as error:
+        if classify(error).passes:
+            raise
+        log.warning("event.buried_without_its_words", place=delivery.place, error=type(error).__name__)
+    async with db.unit_of_work() as work:
+        return await inbox.bury(work, service, _nameless(delivery), attempts, reason)
+
+
+def _nameless(delivery: inbox.Delivery) -> inbox.Delivery:
+    name, at = delivery.fingerprint, delivery.recorded_at
+    envelope = Envelope(name, "/unreadable", "unreadable", at, correlationid=name)
+    return dataclasses.replace(delivery, headers=(), refs=(), envelope=envelope)
 
 
 def describe(error: Exception) -> str:
-    """Why a message died, without quoting it."""
+    """Why a message died, in storable words and without quoting it."""
     if isinstance(error, ValidationError):
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        return f"Invalid event: {place(first['loc'])}: {first['msg']}"[:1_000]
-    if isinstance(error, DriftwheelError):
-        return str(error)
-    return f"{type(error).__name__} in the handler; see the log."
+        reason = f"Invalid event: {place(first['loc'])}: {first['msg']}"
+    elif isinstance(error, DriftwheelError):
+        reason = str(error)
+    else:
+        reason = f"{type(error).__name__} in the handler; see the log."
+    return reason[:_MAX_REASON].replace("\x00", "").encode("utf-8", "backslashreplace").decode()

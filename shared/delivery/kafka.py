@@ -22,6 +22,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 from faststream.security import BaseSecurity, SASLOAuthBearer, SASLPlaintext, SASLScram256, SASLScram512
 
+from shared.delivery import records
 from shared.delivery.settings import KafkaSettings
 
 _PROBE_MS = 5_000
@@ -47,6 +48,7 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
     Raises:
         NotConfigured: a certificate or key file is missing or no PEM.
     """
+    records.install()
     secure = "SSL" if settings.tls else "PLAINTEXT"
     common = {
         "bootstrap_servers": settings.servers,
@@ -65,6 +67,7 @@ def connection(settings: KafkaSettings) -> dict[str, Any]:
 
 def broker_connection(settings: KafkaSettings) -> dict[str, Any]:
     """The same for a FastStream broker, which has words of its own for it. Raises NotConfigured."""
+    records.install()
     arguments = {"bootstrap_servers": settings.servers, "security": _security(settings)}
     if settings.mechanism == "OAUTHBEARER":
         arguments["sasl_oauth_token_provider"] = Tokens(settings)

@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.contracts.envelope import strict_json
 from shared.contracts.errors import DriftwheelError, Invalid, Poison, TooLarge
+from shared.contracts.strict_json import strict_json
 from shared.http.problems import problem, problem_of
 
 

@@ -189,7 +189,6 @@ async def test_the_poison_set_is_accounted_for_and_blocks_nothing(desk: Desk, ka
         "twice-a-key": (key, good[:-1] + b',"score":0}', named("twice-a-key")),
         "unknown-type": (key, good, named("unknown-type", ("ce_type", b"feedback.imagined.v1"))),
         "newer-version": (key, good, named("newer-version", ("ce_type", b"feedback.recorded.v2"))),
-        "other-key": (f"{desk.run}-other".encode(), good, named("other-key")),
         "same-id-other-body": (key, other_body, same_id),
         "huge": (key, good.replace(b'"actor":"a"', b'"actor":"' + b"x" * 700_000 + b'"'), named("huge")),
         "huge-header": (key, good, [*named("x"), ("ce_subject", b"y" * 5_000)]),
