@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ TOKENS = (
     'org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";',
 )
 """Besides what we configure: a cluster that takes tokens, even unsigned ones."""
+CLUSTER = "ZHJpZnR3aGVlbC1jbHVzdA"
 ROLES = (*credentials.SERVICES, access.READER, access.FOREIGN)
 
 
@@ -105,3 +107,53 @@ async def _ready(broker: TlsBroker) -> None:
             await asyncio.sleep(0.3)
     await broker.apply()
     await topics.ensure(broker.settings(), topics.wanted())
+
+
+@contextmanager
+def cluster(home: Path, nodes: int = 3) -> Iterator[KafkaSettings]:
+    """Brokers of one cluster, the first of which is the controller too; yields its administrator's settings."""
+    held = [{name: ports.reserve() for name in Kafka.ports} for _ in range(nodes)]
+    secrets, processes = credentials.load_or_create(home / "secrets"), []
+    controller = _addresses(held[0])[1]
+    try:
+        for node, sockets in enumerate(held, 1):
+            numbers = {name: socket.getsockname()[1] for name, socket in sockets.items()}
+            site = Site(LocalSettings.of(home / f"node-{node}"), secrets, numbers)
+            part, folder = Kafka(), site.folder("kafka")
+            client = _addresses(sockets)[0]
+            text = server.properties(client, controller, client, secrets.kafka)
+            if node > 1:
+                text = text.replace("process.roles=broker,controller", "process.roles=broker")
+                text = text.replace(f",CONTROLLER://{controller}", "")
+            text = text.replace("node.id=1", f"node.id={node}") + f"log.dirs={folder / 'data'}\n"
+            write_private(folder / "server.properties", text)
+            command = [*part._java(site), "kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER]
+            subprocess.run(
+                [*command, "--config", str(folder / "server.properties")], check=True, capture_output=True
+            )
+            processes.append(Process(part.launch(site), site.log("kafka"), f"{site.home}|test|kafka"))
+        admin = kafka_account(_addresses(held[0])[0], "admin", secrets.kafka["admin"])
+        asyncio.run(_joined(admin, nodes))
+        yield admin
+    finally:
+        for process in processes:
+            process.kill()
+        for sockets in held:
+            for socket in sockets.values():
+                socket.close()
+
+
+def _addresses(sockets: dict[str, Any]) -> list[str]:
+    return [f"127.0.0.1:{sockets[name].getsockname()[1]}" for name in Kafka.ports]
+
+
+async def _joined(admin: KafkaSettings, nodes: int) -> None:
+    deadline = time.monotonic() + 200
+    while True:
+        try:
+            if await topics.brokers(admin) == nodes:
+                return
+        except ClusterRefused:
+            pass
+        assert time.monotonic() < deadline, f"the cluster never had {nodes} brokers"
+        await asyncio.sleep(0.5)
