@@ -26,6 +26,7 @@ class Addresses:
     identity: Mapping[str, str]
     base_model: str
     adapter_cache: str
+    database_prefix: str = ""
 
 
 def database_url(server: str, role: str, password: str, database: str) -> str:
@@ -85,7 +86,7 @@ def service_environment(service: str, at: Addresses, port: int, password: str, e
     if service not in SERVICES:
         raise KeyError(f"no service {service!r}; there are {', '.join(SERVICES)}")
     values = {
-        "DATABASE_URL": database_url(at.postgres, service, password, service),
+        "DATABASE_URL": database_url(at.postgres, name := f"{at.database_prefix}{service}", password, name),
         **kafka_environment(at.kafka),
         **told(at.s3, "s3_endpoint"),
         "HTTP_HOST": at.http_host,

@@ -56,6 +56,11 @@ class LocalSettings(KafkaSecurity, IdentityProvider, TopicChoices, S3Connection,
         None,
         description="Your own PostgreSQL as an administrator's URL; databases and roles are created in it.",
     )
+    postgres_prefix: str = Field(
+        "driftwheel_",
+        pattern=r"\A(-|[a-z][a-z0-9_]{0,30})\z",
+        description="Put before the names of roles and databases in your own PostgreSQL; a single `-` puts nothing.",
+    )
     s3_endpoint: str | None = Field(
         None, description="Your own S3 store, http(s)://host:port; then none is started."
     )
@@ -86,6 +91,11 @@ class LocalSettings(KafkaSecurity, IdentityProvider, TopicChoices, S3Connection,
             return None
         names = KafkaSecurity.model_fields.keys()
         return KafkaSettings(kafka_bootstrap=self.kafka_bootstrap, **{n: getattr(self, n) for n in names})
+
+    @property
+    def database_prefix(self) -> str:
+        """What roles and databases are called before the service's name; the embedded server is ours alone."""
+        return self.postgres_prefix.strip("-") if self.postgres_url else ""
 
     @property
     def own_s3(self) -> S3Settings | None:

@@ -71,7 +71,12 @@ class Site:
         return database_url(server, "postgres", self.credentials.postgres["admin"], "postgres")
 
     def database_url(self, service: str) -> str:
-        return database_url(self.postgres_admin_url, service, self.credentials.postgres[service], service)
+        """As the service itself is told: in a server that the user brings, it may have a database of its own."""
+        variable = f"DRIFTWHEEL_{service.upper()}__DATABASE_URL"
+        if self.settings.postgres_url and variable in os.environ:
+            return os.environ[variable]
+        name = f"{self.settings.database_prefix}{service}"
+        return database_url(self.postgres_admin_url, name, self.credentials.postgres[service], name)
 
     def s3(self, role: str) -> S3Settings:
         """How this role (a service or `admin`) reaches the store; a user's own has one account for every role."""
@@ -107,11 +112,13 @@ class Site:
             identity=self.identity,
             base_model=str(self.settings.base_model),
             adapter_cache=str(self.folder(part, "adapters")),
+            database_prefix=self.settings.database_prefix,
         )
         password = self.credentials.postgres.get(service, "")
         told = service_environment(service, at, self.ports.get(part, 0), password, self.settings.engine)
         # In a part that the user brings, a service may have its own account: DRIFTWHEEL_<SERVICE>__KAFKA_USERNAME and the like.
-        own = {"KAFKA_": self.settings.own_kafka, "S3_": self.settings.own_s3}
+        brings = self.settings
+        own = {"KAFKA_": brings.own_kafka, "S3_": brings.own_s3, "DATABASE_": brings.postgres_url}
         given = tuple(f"DRIFTWHEEL_{service.upper()}__{kind}" for kind, brought in own.items() if brought)
         return {
             name: value for name, value in told.items() if not (name.startswith(given) and name in os.environ)

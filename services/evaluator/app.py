@@ -15,7 +15,7 @@ from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    db = Database("evaluator", settings.database_url.get_secret_value())
+    db = Database("evaluator", settings.database_url.get_secret_value(), pool=settings.database_connections)
     objects = S3Objects.of(settings)
     service = EvaluatorService(SystemClock())
     return make_app(

@@ -17,7 +17,7 @@ from shared.service.runtime import run_worker
 def create_worker(settings: Settings) -> Jobs:
     """Raises NotFound or Invalid if the base model is missing or altered."""
     base_digest(settings.base_model)
-    db = Database("evaluator", settings.database_url.get_secret_value())
+    db = Database("evaluator", settings.database_url.get_secret_value(), pool=settings.database_connections)
     objects = S3Objects.of(settings)
     evaluator = Evaluator(objects, settings, SystemClock())
     jobs = Jobs("evaluator", db, stalled_after=settings.stalled_after_seconds)

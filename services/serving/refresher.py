@@ -2,11 +2,11 @@
 
 import asyncio
 
-import psycopg
 import structlog
 
 from services.serving import store
 from services.serving.live import Live
+from shared.delivery.postgres import connect
 from shared.delivery.unit_of_work import Database
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Refresher:
                 await asyncio.sleep(self._poll_seconds)
 
     async def _listen(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self._db.url, autocommit=True) as connection:
+        async with await connect(self._db.url, autocommit=True) as connection:
             await connection.execute(f"LISTEN {store.CHANNEL}")
             while True:
                 await self.refresh()

@@ -14,7 +14,7 @@ from shared.service.runtime import run_worker
 def create_worker(settings: Settings) -> Jobs:
     """Raises NotFound or Invalid if the base model is missing or altered."""
     base_digest(settings.base_model)
-    db = Database("trainer", settings.database_url.get_secret_value())
+    db = Database("trainer", settings.database_url.get_secret_value(), pool=settings.database_connections)
     objects = S3Objects.of(settings)
     trainer = Trainer(objects, settings, SystemClock())
     jobs = Jobs("trainer", db, stalled_after=settings.stalled_after_seconds)

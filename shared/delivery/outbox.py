@@ -30,6 +30,7 @@ from psycopg.rows import dict_row
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.errors import Invalid
 from shared.contracts.events import Event
+from shared.delivery.postgres import connect
 from shared.telemetry import spans
 from shared.telemetry.metrics import OUTBOX_REFUSED, OUTBOX_SENT
 
@@ -39,7 +40,7 @@ BATCH = 500
 DEAD_AFTER = 5
 _SENDING_SECONDS = 20
 # A leader that is frozen or cut off loses the lock after this: a living one speaks every second.
-_GIVEN_UP = "-c idle_session_timeout=30s -c idle_in_transaction_session_timeout=30s"
+_IDLE = "30s"
 # Errors of one record: it will fail again however healthy the broker is.
 _RECORD_ERRORS = (
     MessageSizeTooLargeError,
@@ -171,17 +172,15 @@ class Relay:
                 pause = min(pause * 2, 5.0)
 
     async def _lead(self) -> None:
-        async with await psycopg.AsyncConnection.connect(
-            self._url, autocommit=True, options=_GIVEN_UP
-        ) as lead:
+        async with await connect(self._url, autocommit=True, idle_session_timeout=_IDLE) as lead:
             while not await self._try_lead(lead):  # noqa: ASYNC110 (PostgreSQL does not tell when a lock is free)
                 await asyncio.sleep(1)
             await lead.execute("LISTEN outbox")
             producer = self._make_producer()
             await producer.start()
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    self._url, row_factory=dict_row, options=_GIVEN_UP
+                async with await connect(
+                    self._url, row_factory=dict_row, idle_session_timeout=_IDLE
                 ) as connection:
                     while True:
                         await lead.execute("SELECT 1")

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection
 
+from shared.delivery.postgres import parameters
+
 
 def upgrade(service: str, url: str) -> None:
     """Bring a service's database to the newest schema: the kernel's tables, Procrastinate's, then its own.
@@ -18,7 +20,9 @@ def upgrade(service: str, url: str) -> None:
     spec = importlib.util.find_spec(f"services.{service}")
     if spec is None or spec.origin is None:
         raise LookupError(f"there is no service {service!r}; see the folders in services/")
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    engine = create_engine(
+        "postgresql+psycopg://", connect_args=parameters(url, statement_timeout="0", lock_timeout="0")
+    )
     try:
         with engine.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(7201)"))

@@ -1,5 +1,6 @@
 """The unit of work: one transaction that holds effects, events and jobs together."""
 
+import functools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,10 +15,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Event
 from shared.delivery.outbox import INSERT, Outgoing, outgoing, pack_headers
+from shared.delivery.postgres import connect
 from shared.telemetry.spans import announcing
 
-# A process that is frozen or cut off in a transaction holds its locks for no longer than this: its successor needs them.
-GIVEN_UP = "-c idle_in_transaction_session_timeout=30s"
+POOL = 5
+"""Most connections of a process for its routes, loops and jobs; opened when they are needed."""
 
 
 class UnitOfWork:
@@ -107,22 +109,22 @@ class UnitOfWork:
 class Database:
     """One service's database. `url` is `postgresql://…`; SQLAlchemy and psycopg share it."""
 
-    def __init__(self, service: str, url: str, *, pool: int = 5, more: int = 10, ping: bool = True) -> None:
+    def __init__(self, service: str, url: str, *, pool: int = POOL, ping: bool = True) -> None:
         self.service = service
         self.url = url
         self._apart: list[Database] = []
         self._engine: AsyncEngine = create_async_engine(
-            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            "postgresql+psycopg://",
+            async_creator=functools.partial(connect, url),
             pool_size=pool,
-            max_overflow=more,
+            max_overflow=0,
             pool_pre_ping=ping,
-            connect_args={"options": GIVEN_UP},
         )
 
     def apart(self, connections: int) -> "Database":
         """The same database through connections that nobody else can use up. They are not asked whether they live
         before each use: who uses them tries again anyway."""
-        self._apart.append(Database(self.service, self.url, pool=connections, more=0, ping=False))
+        self._apart.append(Database(self.service, self.url, pool=connections, ping=False))
         return self._apart[-1]
 
     @asynccontextmanager

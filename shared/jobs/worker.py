@@ -19,7 +19,8 @@ from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Superseded
 from shared.delivery.failures import classify
-from shared.delivery.unit_of_work import GIVEN_UP, Database, UnitOfWork
+from shared.delivery.postgres import impatient, parameters
+from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.jobs.attempts import Attempt, Outcome, wanted
 from shared.jobs.endings import Ending, again, ending, given_up, pause
 from shared.jobs.queue import FairQueue
@@ -198,7 +199,10 @@ class Jobs:
     async def _work(self) -> None:
         app = App(
             connector=PsycopgConnector(
-                conninfo=self._db.url, min_size=1, max_size=4, kwargs={"options": GIVEN_UP}
+                min_size=1,
+                max_size=4,
+                kwargs=parameters(self._db.url),
+                connection_class=impatient(self._db.url),
             )
         )
         app.job_manager = FairQueue(app.connector, self._kinds, self._concurrency)

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import DeliverySettings
+from shared.delivery.unit_of_work import POOL
 from shared.http.jwks import KeyFile, KeyUrl
 from shared.http.settings import IdentityProvider
 from shared.http.tokens import Authenticator, Revoked
@@ -88,6 +89,13 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
 
     database_url: SecretStr = Field(
         description="postgresql://user:password@host:port/database of this service alone."
+    )
+    database_connections: int = Field(
+        POOL,
+        ge=2,
+        le=200,
+        description="Most connections for routes, loops and jobs. A service has two more to send events and one per topic it "
+        "reads, a worker four more to take jobs.",
     )
     base_model: Path | None = Field(None, description="Folder of the base model.")
     max_body_bytes: int = Field(

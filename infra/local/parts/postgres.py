@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from infra.local import unprivileged
-from infra.local.credentials import write_private
+from infra.local.credentials import SERVICES, write_private
 from infra.local.part import Launch, Part
 from infra.local.ports import LOOPBACK
 from infra.local.site import Site, base_environment
@@ -24,7 +24,7 @@ from infra.postgres import databases
 OPTIONS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
-    "max_connections": "200",  # six services and two workers, each with a pool
+    "max_connections": "200",  # one of everything needs less than half; several replicas need more
     "shared_buffers": "64MB",
     "recovery_init_sync_method": "syncfs",  # one call instead of one per file: seconds less after a crash
 }
@@ -102,7 +102,9 @@ class Postgres(Part):
             connection.execute("SELECT 1")
 
     def provide(self, site: Site) -> None:
-        passwords = {role: word for role, word in site.credentials.postgres.items() if role != "admin"}
+        prefix, brings = site.settings.database_prefix, site.settings.postgres_url
+        given = {s for s in SERVICES if brings and f"DRIFTWHEEL_{s.upper()}__DATABASE_URL" in os.environ}
+        passwords = {f"{prefix}{s}": site.credentials.postgres[s] for s in SERVICES if s not in given}
         databases.ensure(site.postgres_admin_url, passwords)
 
 

@@ -23,6 +23,7 @@ from infra.local.parts import PARTS
 from infra.local.process import marked
 from infra.local.site import Site, base_environment, python_environment
 from infra.local.stack import AlreadyRunning, Stack, StartFailed
+from infra.postgres import databases
 from tests.conftest import KafkaBroker, PostgresServer, S3Store
 
 SETTINGS: dict[str, Any] = {"durable": False, "engine": "transformers", "http_port": 18_090}
@@ -242,20 +243,25 @@ def test_a_start_ends_when_a_part_waits_though_all_else_is_up(
 
 
 def test_your_own_postgres_is_used_and_not_started(home: Path, postgres: PostgresServer) -> None:
-    with Stack(home, **SETTINGS, postgres_url=postgres.admin_url) as stack:
-        before = postgres.url("data")
+    with Stack(home, **SETTINGS, postgres_url=postgres.admin_url, postgres_prefix="second_") as stack:
         stack.start("postgres")
         part = stack.snapshot()["parts"]["postgres"]
         assert (part["state"], part["pid"]) == ("external", None)
-        assert answers(stack.env_for("data")["DRIFTWHEEL_DATA__DATABASE_URL"])
-    postgres.stack.start("postgres")
-    restore = {
-        role: word for role, word in postgres.stack.site.credentials.postgres.items() if role != "admin"
-    }
-    from infra.postgres import databases
+        told = stack.env_for("data")["DRIFTWHEEL_DATA__DATABASE_URL"]
+        assert told.rpartition("/")[2] == "second_data"
+        assert told == stack.site.database_url("data")
+        assert answers(told)
+        databases.ensure(postgres.admin_url, {"second_data": stack.site.credentials.postgres["data"]})
+    assert answers(postgres.url("data"))
 
-    databases.ensure(postgres.admin_url, restore)  # the second stack had set passwords of its own
-    assert answers(before)
+
+def test_a_role_of_somebody_else_keeps_its_password(postgres: PostgresServer) -> None:
+    with pytest.raises(databases.RoleTaken, match=r"the role data exists .* DRIFTWHEEL_POSTGRES_PREFIX"):
+        databases.ensure(postgres.admin_url, {"brand_new": "x", "data": "another"})
+    assert answers(postgres.url("data"))
+    with psycopg.connect(postgres.admin_url) as admin:
+        found = admin.execute("SELECT 1 FROM pg_roles WHERE rolname = 'brand_new'").fetchone()
+    assert found is None
 
 
 def test_a_service_opens_its_own_database_and_no_other(postgres: PostgresServer) -> None:

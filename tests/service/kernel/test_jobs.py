@@ -15,8 +15,8 @@ from procrastinate import App, PsycopgConnector
 from procrastinate.jobs import Job, Status
 
 from shared.contracts.errors import RetryLater, Unavailable
-from shared.delivery import unit_of_work as db_module
 from shared.delivery.failures import classify
+from shared.delivery.postgres import SESSION
 from shared.delivery.unit_of_work import Database
 from shared.jobs import endings
 from shared.jobs import worker as jobs
@@ -82,7 +82,7 @@ async def test_of_the_waiting_jobs_of_a_model_the_most_urgent_is_taken_first(app
 async def test_a_frozen_transaction_gives_its_locks_up(
     make_kernel_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db_module, "GIVEN_UP", "-c idle_in_transaction_session_timeout=200ms")
+    monkeypatch.setitem(SESSION, "idle_in_transaction_session_timeout", "200ms")
     frozen, successor = (Database("data", url) for url in [make_kernel_database()] * 2)
     attempt = await Attempt.claim(frozen, "run-1", None)
     with pytest.raises(Exception) as given_up:

@@ -103,7 +103,7 @@ def test_your_own_parts_replace_ours(tmp_path: Path, credentials: Credentials) -
     password = credentials.postgres["serving"]
     assert (
         told["DRIFTWHEEL_SERVING__DATABASE_URL"]
-        == f"postgresql://serving:{password}@db:6543/serving?sslmode=require"
+        == f"postgresql://driftwheel_serving:{password}@db:6543/driftwheel_serving?sslmode=require"
     )
     assert told["DRIFTWHEEL_SERVING__S3_ACCESS_KEY"] == "AK"
     assert told["DRIFTWHEEL_SERVING__ENGINE_URL"] == "http://gpu:8000"
