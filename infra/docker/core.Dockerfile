@@ -9,5 +9,5 @@ COPY services services
 COPY infra infra
 ENV PYTHONPATH=/app PYTHONUNBUFFERED=1
 # A new volume takes its owner from here.
-RUN mkdir /adapters && chown 65534:65534 /adapters
+RUN mkdir /adapters /state && chown 65534:65534 /adapters /state && chmod 700 /state
 USER 65534:65534

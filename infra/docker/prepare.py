@@ -35,6 +35,7 @@ INSIDE = Addresses(
     identity=identity_environment(IdentityProvider(), "/run/keys/jwks.json", "/run/keys/revoked.txt"),
     base_model="/models/base",
     adapter_cache="/adapters",
+    serving_state="/state",
 )
 PORT = 8080
 

@@ -26,6 +26,7 @@ class Addresses:
     identity: Mapping[str, str]
     base_model: str
     adapter_cache: str
+    serving_state: str
     database_prefix: str = ""
 
 
@@ -95,5 +96,6 @@ def service_environment(service: str, at: Addresses, port: int, password: str, e
         "BASE_MODEL": at.base_model,
     }
     if service == "serving":
-        values |= {"ENGINE": engine, "ENGINE_URL": at.engine, "ADAPTER_CACHE": at.adapter_cache}
+        values |= {"ENGINE": engine, "ENGINE_URL": at.engine}
+        values |= {"ADAPTER_CACHE": at.adapter_cache, "STATE_FOLDER": at.serving_state}
     return {f"DRIFTWHEEL_{service.upper()}__{name}": value for name, value in values.items()}

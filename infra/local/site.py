@@ -112,6 +112,7 @@ class Site:
             identity=self.identity,
             base_model=str(self.settings.base_model),
             adapter_cache=str(self.folder(part, "adapters")),
+            serving_state=str(self.folder(part) / "state"),
             database_prefix=self.settings.database_prefix,
         )
         password = self.credentials.postgres.get(service, "")

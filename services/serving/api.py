@@ -1,18 +1,21 @@
 """HTTP edge: OpenAI's routes and feedback under /v1, rollouts beside them."""
 
+from http import HTTPStatus
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from services.serving import progress, store
-from services.serving.domain import Change, Feedback, Rollout
+from services.serving.domain import Change, Feedback, PendingFeedback, Rollout
 from services.serving.gateway import Gateway
+from services.serving.incoming import cause_of
+from services.serving.judgements import Accepted, Judgements
 from services.serving.live import Live
 from services.serving.requests import ChatRequest, CompletionRequest
 from services.serving.rollouts import arm_statistics
 from services.serving.routing import Target
-from services.serving.service import ServingService
+from services.serving.service import Judged, ServingService
 from shared.contracts.errors import NotFound
 from shared.contracts.text import Contract, Identifier, Json, ModelName, Share, Text
 from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
@@ -24,6 +27,11 @@ ReaderOfModel = Annotated[Caller, requires_for_model("model:read")]
 Writer = Annotated[Caller, requires("model:write")]
 Judge = Annotated[Caller, requires("feedback")]
 RolloutId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
+
+
+_ACCEPTED = (
+    "Kept, and joined with its answer as soon as that is written. Where no such answer comes, it is dropped."
+)
 
 
 class Judgement(Contract):
@@ -52,7 +60,7 @@ class Stop(Contract):
     reason: Annotated[Text, Field(min_length=1, max_length=500)]
 
 
-def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter:
+def make_api(service: ServingService, gateway: Gateway, live: Live, judgements: Judgements) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/chat/completions", tags=["answers"], openapi_extra=_body(ChatRequest))
@@ -74,12 +82,16 @@ def make_api(service: ServingService, gateway: Gateway, live: Live) -> APIRouter
                 return card
         raise NotFound("There is no such model here.", "List the models: GET /v1/models.")
 
-    @router.post("/v1/feedback", tags=["feedback"])
-    async def feedback(body: Judgement, work: HttpWork, caller: Judge) -> Json:
+    @router.post("/v1/feedback", tags=["feedback"], responses={202: {"description": _ACCEPTED}})
+    async def feedback(body: Judgement, request: Request, response: Response, caller: Judge) -> Json:
         answer_id = body.answer_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
-        return feedback_view(
-            await service.judge(work, answer_id, body.value(), body.corrected, caller.subject)
+        cause, now = cause_of(request), service.now()
+        kept = await judgements.take(
+            Judged(answer_id, body.value(), body.corrected, caller.subject, cause, now)
         )
+        if not isinstance(kept, Feedback):
+            response.status_code = HTTPStatus.ACCEPTED
+        return feedback_view(kept)
 
     @router.get("/rollouts", tags=["rollouts"])
     async def rollouts(
@@ -168,8 +180,16 @@ def change_view(change: Change) -> Json:
     return view
 
 
-def feedback_view(feedback: Feedback) -> Json:
-    return {"object": "feedback", **feedback.model_dump(mode="json")}
+def feedback_view(feedback: Feedback | PendingFeedback | Accepted) -> Json:
+    """A judgement that stands; or only its ids, while it waits for its answer or for the database."""
+    if isinstance(feedback, Feedback):
+        return {"object": "feedback", "state": "kept", **feedback.model_dump(mode="json")}
+    return {
+        "object": "feedback",
+        "state": "accepted",
+        "feedback_id": feedback.feedback_id,
+        "answer_id": feedback.answer_id,
+    }
 
 
 def _body(model: type[BaseModel]) -> Json:

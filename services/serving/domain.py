@@ -172,6 +172,20 @@ class Feedback(Table, table=True):
     recorded_at: datetime = Field(sa_column=_timestamp())
 
 
+class PendingFeedback(Table, table=True):
+    """A judgement whose answer is not written yet, and since when it waits; `cause` is the envelope of the request."""
+
+    __tablename__ = "pending_feedback"
+    feedback_id: str = Field(primary_key=True)
+    answer_id: str = Field(index=True)
+    score: float
+    corrected: str | None = None
+    actor: str
+    cause: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    recorded_at: datetime = Field(sa_column=_timestamp())
+    since: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False, index=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The database at one moment. `rollouts` holds those that are pending, running or carry traffic."""

@@ -61,6 +61,7 @@ class Live:
         self._base = Target(base_name, None) if base_answers else None
         self.snapshot = Snapshot()
         self.seen = False
+        self.fresh = False
         self.ready: frozenset[str] = frozenset()
         self.engine_up = False
         self.table = RoutingTable()
@@ -71,6 +72,14 @@ class Live:
 
     def see(self, snapshot: Snapshot) -> None:
         """Take over what the database says now."""
+        self.fresh = True
+        self._take(snapshot)
+
+    def recall(self, snapshot: Snapshot) -> None:
+        """Go on with what was in force before; the database may know better, so nothing is unloaded for it."""
+        self._take(snapshot)
+
+    def _take(self, snapshot: Snapshot) -> None:
         self.snapshot, self.seen = snapshot, True
         self._rebuild()
         self.wake_reconciler.set()
@@ -110,14 +119,16 @@ class Live:
             self.errors_in_a_row.pop(rollout_id, None)
 
     def problems(self) -> list[str]:
-        """Why this process should get no requests yet.
-
-        A champion that was refused does not count: waiting mends nothing, and the other models are fine.
-        """
+        """Why this process can answer nobody yet. What hinders one model alone is `missing`, and an alert."""
         if not self.seen:
             return ["the wanted state is not read yet"]
         if not self.engine_up:
             return ["the engine does not answer"]
+        answered = any(route.answers for route in self.table.routes.values())
+        return [] if answered else self.missing()
+
+    def missing(self) -> list[str]:
+        """Champions that do not answer, and that waiting may bring: a refused one stays away."""
         return [
             f"{adapter.model}@champion is not loaded"
             for adapter in self._missing_champions()

@@ -22,6 +22,16 @@ SHED = Counter(
     "driftwheel_serving_shed_total", "Requests or records refused because a bound was met.", ["what"]
 )
 QUEUE = Gauge("driftwheel_serving_predictions_waiting", "Answers not yet written.")
+SPOOLED = Gauge("driftwheel_serving_spool_bytes", "What waits on local disk.", ["what"])
+OLDEST = Gauge(
+    "driftwheel_serving_spool_oldest_seconds", "Age of the oldest thing that waits there.", ["what"]
+)
+DAMAGED = Counter(
+    "driftwheel_serving_spool_damaged_total", "Records on local disk that could not be read again.", ["what"]
+)
+FEEDBACK = Counter(
+    "driftwheel_serving_feedback_total", "What became of judgements that had to wait.", ["outcome"]
+)
 LOADED = Gauge("driftwheel_serving_adapters_loaded", "Adapters that are loaded and probed.")
 CHAMPIONS_MISSING = Gauge(
     "driftwheel_serving_champions_missing", "Champions that do not answer: not loaded yet, or refused."
@@ -33,8 +43,13 @@ ROLLOUTS = Counter("driftwheel_serving_rollouts_total", "Rollout changes.", ["st
 # From 0: a counter that starts with its first event hides that event from rate().
 for _state in ("started", "advanced", "held", "completed", "rolled_back"):
     ROLLOUTS.labels(_state)
-for _what in ("request", "prediction"):
+for _what in ("request", "prediction", "feedback"):
     SHED.labels(_what)
+for _what in ("prediction", "feedback"):
+    for _metric in (SPOOLED, OLDEST, DAMAGED):
+        _metric.labels(_what)
+for _outcome in ("kept", "unknown", "conflict"):
+    FEEDBACK.labels(_outcome)
 
 
 def observe(

@@ -1,23 +1,25 @@
 """The prediction log: every answer becomes a line in the object store, a row and an event, never in the caller's way.
 
-Answers wait in a bounded queue in memory; what a killed process had not written yet is lost (at most
-`flush_seconds` of answers while store and database work).
+An answer is on local disk before anything else, and leaves it when all three are written. Store, database and Kafka may
+be away for as long as the spool's limit allows; a killed process goes on where it stopped. A segment of the spool is one
+object, named by its content, and one transaction: repeated after an unknown end, both change nothing.
 """
 
 import asyncio
 import hashlib
 import json
-from collections import deque
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import structlog
+from pydantic import ValidationError
 
 from services.serving import store
 from services.serving.domain import Prediction
 from services.serving.live import changed
-from services.serving.metrics import QUEUE, SHED
+from services.serving.metrics import DAMAGED, OLDEST, QUEUE, SHED, SPOOLED
+from services.serving.spool import Segment, Spool
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.envelope import Envelope
 from shared.contracts.events import LineRef, PredictionServed
@@ -26,6 +28,8 @@ from shared.delivery.unit_of_work import Database
 BUCKET = "predictions"
 _LAST_FLUSH_SECONDS = 5
 _LONGEST_PAUSE_SECONDS = 5.0
+_NEWEST = 10_000
+"""Answers whose model is known by heart, so that a judgement need not wait until they are written."""
 
 log = structlog.get_logger()
 
@@ -38,91 +42,95 @@ class Served:
     cause: Envelope
     line: bytes | None = None
 
+    def pack(self) -> bytes:
+        record = {
+            "event": self.event.model_dump(mode="json"),
+            "cause": self.cause.to_json(),
+            "line": self.line.decode() if self.line is not None else None,
+        }
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def unpack(cls, record: bytes) -> "Served":
+        """Raises ValueError if it is no answer, as after a change of what an answer has to say."""
+        try:
+            found = json.loads(record)
+            line = found["line"].encode() if found["line"] is not None else None
+            event = PredictionServed.model_validate(found["event"])
+            return cls(event, Envelope.from_json(found["cause"]), line)
+        except (KeyError, TypeError, AttributeError, ValidationError) as error:
+            raise ValueError(type(error).__name__) from error
+
 
 def text_line(answer_id: str, model: str, messages: Sequence[dict[str, str]], answer: str) -> bytes:
     record = {"answer_id": answer_id, "model": model, "messages": messages, "answer": answer}
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How long and how much: see the settings of the same names."""
-
-    flush_seconds: float = 0.5
-    flush_records: int = 200
-    log_records: int = 10_000
-    log_bytes: int = 67_108_864
-
-
 class PredictionLog:
     """`add` never waits; `run` writes."""
 
-    def __init__(self, bounds: Bounds, db: Database, objects: ObjectStore) -> None:
-        self._bounds = bounds
+    def __init__(self, spool: Spool, db: Database, objects: ObjectStore, flush_seconds: float = 0.5) -> None:
+        self._spool = spool
         self._db = db
         self._objects = objects
-        self._queue: deque[Served] = deque()
+        self._flush_seconds = flush_seconds
         self._models: dict[str, str] = {}
-        self._bytes = 0
-        self._batch: tuple[Served, ...] = ()
         self._enough = asyncio.Event()
 
     def add(self, served: Served) -> None:
-        """Queue an answer; beyond the bounds it is shed and counted."""
-        size = len(served.line or b"")
-        if len(self._queue) >= self._bounds.log_records or self._bytes + size > self._bounds.log_bytes:
+        """Keep an answer; where there is no room for it, it is shed and counted."""
+        if not self._spool.append(served.pack()):
             SHED.labels("prediction").inc()
             return
-        self._queue.append(served)
         self._models[served.event.answer_id] = served.event.model
-        self._bytes += size
-        QUEUE.set(len(self._queue))
-        if len(self._queue) >= self._bounds.flush_records:
+        if len(self._models) > _NEWEST:
+            del self._models[next(iter(self._models))]
+        self._measure()
+        if self._spool.is_due:
             self._enough.set()
 
     def model_of(self, answer_id: str) -> str | None:
-        """The model of an answer that is not written yet."""
+        """The model of an answer that may not be written yet."""
         return self._models.get(answer_id)
 
     async def run(self) -> None:
-        """Write until cancelled, then write the rest."""
-        pause = self._bounds.flush_seconds
+        """Write until cancelled, then write the rest. What cannot be written by then waits for the next process."""
+        pause = self._flush_seconds
         try:
             while True:
                 await changed(self._enough, pause)
                 try:
                     await self.flush()
-                    pause = self._bounds.flush_seconds
+                    pause = self._flush_seconds
                 except Exception as error:  # noqa: BLE001 (whatever fails, the answers stay and are tried again)
                     pause = min(max(pause, 0.1) * 2, _LONGEST_PAUSE_SECONDS)
                     log.warning(
                         "predictions.waiting",
                         error=type(error).__name__,
-                        waiting=len(self._queue),
+                        waiting=self._spool.waiting,
                         seconds=pause,
                     )
+                finally:
+                    self._measure()
         except asyncio.CancelledError:
-            await self._flush_at_the_end()
+            last = asyncio.ensure_future(self.flush())
+            await asyncio.wait({last}, timeout=_LAST_FLUSH_SECONDS)
+            if not last.done() or last.exception():
+                log.warning("predictions.left", waiting=self._spool.waiting)
             raise
 
-    async def _flush_at_the_end(self) -> None:
-        try:
-            await asyncio.wait_for(self.flush(), _LAST_FLUSH_SECONDS)
-        except Exception as error:  # noqa: BLE001 (the process ends; what could not be written is counted)
-            SHED.labels("prediction").inc(len(self._queue))
-            log.error("predictions.lost", error=type(error).__name__, lost=len(self._queue))
-
     async def flush(self) -> None:
-        """Write all that waits. A batch that failed is repeated as it was, so nothing is written twice."""
-        while self._queue:
-            self._batch = self._batch or tuple(islice(self._queue, self._bounds.flush_records))
-            await self._write(self._batch)
-            for served in self._batch:
-                self._queue.popleft()
+        """Write all that waits. What failed is repeated as it was, so nothing is written twice."""
+        await self._spool.sync()
+        while segment := await self._spool.oldest():
+            batch = _read(segment)
+            if batch:
+                await self._write(batch)
+            for served in batch:
                 self._models.pop(served.event.answer_id, None)
-                self._bytes -= len(served.line or b"")
-            self._batch = ()
-            QUEUE.set(len(self._queue))
+            self._spool.remove(segment)
+            self._measure()
 
     async def _write(self, batch: Sequence[Served]) -> None:
         lines = [served.line for served in batch if served.line is not None]
@@ -141,6 +149,26 @@ class PredictionLog:
                 if event.answer_id in new:
                     work.cause = cause
                     work.emit(event)
+
+    def _measure(self) -> None:
+        QUEUE.set(self._spool.waiting)
+        SPOOLED.labels("prediction").set(self._spool.size)
+        since = self._spool.since
+        OLDEST.labels("prediction").set(max(0.0, time.time() - since) if since is not None else 0.0)
+
+
+def _read(segment: Segment) -> list[Served]:
+    """The answers of a segment, without what was torn when a process or the machine died."""
+    found, damaged = [], segment.damaged
+    for record in segment.records:
+        try:
+            found.append(Served.unpack(record))
+        except ValueError:
+            damaged += 1
+    if damaged:
+        DAMAGED.labels("prediction").inc(damaged)
+        log.error("predictions.unreadable", records=damaged, segment=segment.path.name)
+    return found
 
 
 def _row(event: PredictionServed) -> Prediction:

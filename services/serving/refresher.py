@@ -5,6 +5,7 @@ import asyncio
 import structlog
 
 from services.serving import store
+from services.serving.last_known import LastKnown
 from services.serving.live import Live
 from shared.delivery.postgres import connect
 from shared.delivery.unit_of_work import Database
@@ -13,14 +14,18 @@ log = structlog.get_logger()
 
 
 class Refresher:
-    """While the database is away the last known state stays in force."""
+    """While the database is away the last known state stays in force, that of the process before included."""
 
-    def __init__(self, db: Database, live: Live, poll_seconds: float) -> None:
+    def __init__(self, db: Database, live: Live, last_known: LastKnown, poll_seconds: float) -> None:
         self._db = db
         self._live = live
+        self._last_known = last_known
         self._poll_seconds = poll_seconds
 
     async def run(self) -> None:
+        if not self._live.seen and (snapshot := await asyncio.to_thread(self._last_known.load)):
+            log.info("snapshot.restored", models=len(snapshot.models))
+            self._live.recall(snapshot)
         while True:
             try:
                 await self._listen()
@@ -38,4 +43,9 @@ class Refresher:
 
     async def refresh(self) -> None:
         async with self._db.unit_of_work() as work:
-            self._live.see(await store.snapshot(work))
+            snapshot = await store.snapshot(work)
+        self._live.see(snapshot)
+        try:
+            await asyncio.to_thread(self._last_known.save, snapshot)
+        except OSError as error:
+            log.error("snapshot.not_kept", error=type(error).__name__)

@@ -48,14 +48,11 @@ class Rollouts:
         model.rollout_id = rollout.id
         await self._announce(work, rollout, "started", "The adapter answers as it was evaluated.")
 
-    async def judge(
-        self, work: UnitOfWork, model: LogicalModel, rollout: Rollout, errors_in_a_row: int
-    ) -> None:
+    async def judge(self, work: UnitOfWork, model: LogicalModel, rollout: Rollout, stats: Stats) -> None:
         """Apply what `decide` says about the present step; of a paused one only the tripwire is looked at."""
-        if rollout.paused_at is not None and errors_in_a_row < TRIPWIRE:
+        if rollout.paused_at is not None and stats.errors_in_a_row < TRIPWIRE:
             return
         now = self._clock.now()
-        stats = await store.statistics(work, rollout, errors_in_a_row)
         numbers = Numbers.of(rollout, stats)
         elapsed = (now - (rollout.step_started_at or now)) / timedelta(seconds=1)
         match decide(rollout.ramp, rollout.step, stats, elapsed):

@@ -43,6 +43,11 @@ class Route:
     split: Split | None = None
     pinned: Mapping[int, Target] = field(default_factory=dict)
 
+    @property
+    def answers(self) -> bool:
+        """Whether somebody who just names the model gets an answer."""
+        return bool(self.champion or self.previous or self.base or self.split)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -3,13 +3,15 @@
 import secrets
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from services.serving import store
-from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Rollout
+from services.serving.domain import Adapter, Change, Feedback, LogicalModel, PendingFeedback, Rollout
 from services.serving.predictions import PredictionLog
 from services.serving.ramp import Stats
 from services.serving.rollouts import Rollouts
+from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
 from shared.delivery.unit_of_work import UnitOfWork
@@ -17,15 +19,32 @@ from shared.service.clock import Clock
 
 _HISTORY = 500
 _NAMESPACE = uuid.UUID("5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10")
+_SKEW = timedelta(minutes=1)
+"""By so much the clocks of replicas may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A caller's judgement as it came in: `score` in [0, 1], what the answer should have been, who says so."""
+
+    answer_id: str
+    score: float
+    corrected: str | None
+    actor: str
+    cause: Envelope
+    at: datetime
 
 
 class ServingService:
     """Use cases; each runs inside the caller's unit of work."""
 
-    def __init__(self, rollouts: Rollouts, predictions: PredictionLog, clock: Clock) -> None:
+    def __init__(
+        self, rollouts: Rollouts, predictions: PredictionLog, clock: Clock, answer_wait_seconds: float = 3_600
+    ) -> None:
         self._rollouts = rollouts
         self._predictions = predictions
         self._clock = clock
+        self._answer_wait = timedelta(seconds=answer_wait_seconds)
 
     async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
         """From now on the name is known; an older revision, or the same again, is no news."""
@@ -81,37 +100,55 @@ class ServingService:
         """Keep a judgement from Kafka. Its answer may be written later: the two are joined when a step is judged."""
         await store.add_feedback(work, self._feedback(event))
 
-    async def judge(
-        self, work: UnitOfWork, answer_id: str, score: float, corrected: str | None, actor: str
-    ) -> Feedback:
+    async def judge(self, work: UnitOfWork, judged: Judged) -> Feedback | PendingFeedback:
         """Record a caller's judgement of an answer; the same again changes nothing.
+
+        An answer that is young enough to be on its way, perhaps from another replica, is waited for.
 
         Raises:
             NotFound: no such answer was given here.
             Conflict: the caller judged this answer differently before.
         """
+        answer_id = judged.answer_id
         model = self._predictions.model_of(answer_id) or await store.prediction_model(work, answer_id)
-        if model is None:
+        waiting = PendingFeedback(
+            feedback_id=feedback_id(answer_id, judged.actor),
+            answer_id=answer_id,
+            score=judged.score,
+            corrected=judged.corrected,
+            actor=judged.actor,
+            cause=judged.cause.to_json(),
+            recorded_at=judged.at,
+            since=self._clock.now(),
+        )
+        kept: Feedback | PendingFeedback
+        if model is not None:
+            kept = await self.keep(work, waiting, model)
+        elif self._may_come(judged):
+            kept = await store.add_pending(work, waiting)
+        else:
             raise NotFound(
                 "There is no such answer here.", "Use the x-answer-id header of the answer, or its id."
             )
-        event = FeedbackRecorded(
-            feedback_id=_derived(answer_id, actor),
-            answer_id=answer_id,
-            model=model,
-            score=score,
-            corrected=corrected,
-            actor=actor,
-        )
-        mine = self._feedback(event)
-        kept = await store.add_feedback(work, mine)
-        if (kept.score, kept.corrected) != (score, corrected):
+        if (kept.score, kept.corrected) != (judged.score, judged.corrected):
             raise Conflict(
                 "You judged this answer differently before.", "A judgement stands once it is given."
             )
-        if kept is mine:
-            work.emit(event)
         return kept
+
+    async def keep(self, work: UnitOfWork, judgement: PendingFeedback, model: str) -> Feedback:
+        """Write a judgement of an answer that is known, and announce it; returns the one that stands."""
+        fields = judgement.model_dump(exclude={"cause", "since"})
+        mine = Feedback(**fields, model=model)
+        kept = await store.add_feedback(work, mine)
+        if kept is mine:
+            work.emit(FeedbackRecorded(**mine.model_dump(exclude={"recorded_at"})))
+        return kept
+
+    def _may_come(self, judged: Judged) -> bool:
+        """Whether the answer was perhaps given and is not written yet: our ids say when they were made."""
+        made = made_at(judged.answer_id)
+        return made is not None and judged.at - self._answer_wait <= made <= judged.at + _SKEW
 
     async def rollout(
         self, work: UnitOfWork, rollout_id: str
@@ -193,6 +230,22 @@ class ServingService:
 def _derived(*parts: str) -> str:
     """The same id for the same parts, however often they arrive."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(parts)))
+
+
+def feedback_id(answer_id: str, actor: str) -> str:
+    """One judgement for each answer and actor."""
+    return _derived(answer_id, actor)
+
+
+def made_at(answer_id: str) -> datetime | None:
+    """When an id of ours was made; None if it is none. Source: RFC 9562, section 5.7."""
+    try:
+        found = uuid.UUID(answer_id)
+    except ValueError:
+        return None
+    if found.version != 7 or str(found) != answer_id:
+        return None
+    return datetime.fromtimestamp((found.int >> 80) / 1_000, UTC)
 
 
 def _adapter(event: ModelApproved | ModelPromoted) -> Adapter:

@@ -28,6 +28,11 @@ class Settings(ServiceSettings):
         Path(".driftwheel/adapters"),
         description="Folder, shared with the engine, where adapters are kept by digest.",
     )
+    state_folder: Path = Field(
+        Path(".driftwheel/serving-state"),
+        description="Folder on a local disk, of this service alone, for what must outlive it: the last known routes, "
+        "and answers and judgements until they are written.",
+    )
     max_rank: int = Field(
         16, ge=1, le=512, description="Largest LoRA rank; no more than the engine was started with."
     )
@@ -57,13 +62,26 @@ class Settings(ServiceSettings):
     )
     probe_seconds: float = Field(30, gt=0, description="Longest wait for one golden answer.")
     rollout_seconds: float = Field(1, gt=0, le=60, description="How often a running rollout is judged.")
-    flush_seconds: float = Field(0.5, gt=0, le=60, description="Longest time an answer waits to be written.")
+    flush_seconds: float = Field(
+        0.5, gt=0, le=60, description="How often answers are written to disk for good, and to the store."
+    )
     flush_records: int = Field(
         200, ge=1, le=5_000, description="Answers written in one object and transaction."
     )
-    log_records: int = Field(
-        10_000, ge=1, description="Answers kept in memory while store or database are away."
+    spool_bytes: int = Field(
+        1_073_741_824,
+        ge=1_048_576,
+        description="Bytes of answers kept on local disk while store or database are away (about 500,000 answers); "
+        "the newest are shed beyond it. Judgements have a sixteenth of it on top.",
     )
-    log_bytes: int = Field(
-        67_108_864, ge=1_048_576, description="Bytes of such answers; beyond it they are shed."
+    feedback_seconds: float = Field(
+        2,
+        gt=0,
+        le=60,
+        description="Longest wait for the database with a judgement; then it waits on local disk.",
+    )
+    feedback_wait_seconds: float = Field(
+        3_600,
+        ge=1,
+        description="How long a judgement waits for its answer to be written, by whichever replica gave it.",
     )

@@ -7,9 +7,18 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, Executable, or_, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import defer
-from sqlmodel import col, select, update
+from sqlmodel import col, delete, select, update
 
-from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Prediction, Rollout, Snapshot
+from services.serving.domain import (
+    Adapter,
+    Change,
+    Feedback,
+    LogicalModel,
+    PendingFeedback,
+    Prediction,
+    Rollout,
+    Snapshot,
+)
 from services.serving.ramp import Arm, Stats
 from shared.delivery.unit_of_work import UnitOfWork
 
@@ -81,11 +90,17 @@ async def refusal(work: UnitOfWork, rollout: Rollout) -> str | None:
 
 
 async def snapshot(work: UnitOfWork) -> Snapshot:
+    """What is in force now, with the adapters it names; those of the past are many and asked for by nobody."""
     models = (await work.session.exec(select(LogicalModel))).all()
     with_traffic = [model.rollout_id for model in models if model.rollout_id]
     open_ones = or_(col(Rollout.state).in_(("pending", "running")), col(Rollout.id).in_(with_traffic))
     rollouts = (await work.session.exec(select(Rollout).where(open_ones))).all()
-    return Snapshot({m.name: m for m in models}, await adapters(work, None), {r.id: r for r in rollouts})
+    named = {(m.name, version) for m in models for version in (m.champion_version, m.previous_version)}
+    named |= {(r.model, r.model_version) for r in rollouts}
+    wanted = [(name, version) for name, version in named if version is not None]
+    query = select(Adapter).where(tuple_(col(Adapter.model), col(Adapter.model_version)).in_(wanted))
+    found = (await work.session.exec(query)).all() if wanted else []
+    return Snapshot({m.name: m for m in models}, found, {r.id: r for r in rollouts})
 
 
 async def add_rollout(work: UnitOfWork, rollout: Rollout) -> bool:
@@ -167,3 +182,34 @@ async def add_feedback(work: UnitOfWork, feedback: Feedback) -> Feedback:
     return (
         await work.session.exec(select(Feedback).where(Feedback.feedback_id == feedback.feedback_id))
     ).one()
+
+
+async def add_pending(work: UnitOfWork, feedback: PendingFeedback) -> PendingFeedback:
+    """Let a judgement wait; returns the one that waited before, if any, else this one."""
+    query = insert(PendingFeedback).values(**feedback.model_dump()).on_conflict_do_nothing()
+    if (await _run(work, query.returning(col(PendingFeedback.feedback_id)))).first() is not None:
+        return feedback
+    same = col(PendingFeedback.feedback_id) == feedback.feedback_id
+    return (await work.session.exec(select(PendingFeedback).where(same))).one()
+
+
+async def joinable(work: UnitOfWork, limit: int) -> Sequence[tuple[PendingFeedback, str]]:
+    """Take judgements out of waiting whose answers are written by now, each with its model, oldest first."""
+    query = (
+        select(PendingFeedback, Prediction.model)
+        .join(Prediction, col(Prediction.answer_id) == col(PendingFeedback.answer_id))
+        .order_by(col(PendingFeedback.recorded_at))
+        .limit(limit)
+        .with_for_update(of=PendingFeedback, skip_locked=True)
+    )
+    found = (await work.session.exec(query)).all()
+    ids = [pending.feedback_id for pending, _ in found]
+    if ids:
+        await _run(work, delete(PendingFeedback).where(col(PendingFeedback.feedback_id).in_(ids)))
+    return found
+
+
+async def drop_pending(work: UnitOfWork, before: datetime) -> list[str]:
+    """Forget judgements that waited since before then; returns the ids of the answers that never came."""
+    query = delete(PendingFeedback).where(col(PendingFeedback.since) < before)
+    return [row[0] for row in await _run(work, query.returning(col(PendingFeedback.answer_id)))]

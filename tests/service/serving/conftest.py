@@ -93,7 +93,7 @@ async def say(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         return await stream(
             request, chunk(text[:4]), chunk(text[4:]), chunk(finish="stop"), b"data: [DONE]\n\n"
         )
-    identity = f"chatcmpl-{request.headers['x-request-id']}"
+    identity = f"chatcmpl-{request.headers.get('x-request-id', 'probe')}"
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
     known = {"id": identity, "object": "chat.completion", "created": 0, "model": text}
@@ -124,6 +124,7 @@ def make_settings(keys: Keys, tmp_path: Path) -> Callable[..., Settings]:
                 "auth_jwks_file": keys.jwks_file,
                 "base_model": tmp_path,
                 "adapter_cache": tmp_path / "adapters",
+                "state_folder": tmp_path / "state",
                 **more,
             }
         )

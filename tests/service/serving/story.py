@@ -1,16 +1,20 @@
 """Events and use cases as short words, so that a test reads as the story it tells."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from services.serving import store
 from services.serving.controller import Controller
 from services.serving.domain import Feedback, Prediction, Rollout
+from services.serving.judgements import Judgements
 from services.serving.live import Live
-from services.serving.predictions import Bounds, PredictionLog
+from services.serving.predictions import PredictionLog
 from services.serving.rollouts import Rollouts
 from services.serving.service import ServingService
+from services.serving.spool import Spool
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.envelope import new_id, request_envelope
 from shared.contracts.events import ModelApproved, ModelDeclared, ModelPromoted, ObjectRef
@@ -55,6 +59,11 @@ def promoted(version: int, sequence: int, **more: object) -> ModelPromoted:
     )
 
 
+def spool(folder: Path | None = None, limit: int = 10_000_000, records: int = 200) -> Spool:
+    """In a folder of its own, if none is given."""
+    return Spool(folder or Path(tempfile.mkdtemp(prefix="driftwheel-spool-")), limit, records)
+
+
 @dataclass
 class Story:
     """The use cases over a real database, with a clock that a test moves."""
@@ -67,16 +76,15 @@ class Story:
     controller: Controller
 
     @classmethod
-    def begin(cls, db: Database, objects: ObjectStore, bounds: Bounds | None = None) -> "Story":
-        clock, live, log = (
-            ManualClock(START),
-            Live("base", base_answers=True),
-            PredictionLog(bounds or Bounds(), db, objects),
-        )
+    def begin(cls, db: Database, objects: ObjectStore) -> "Story":
+        clock, live = ManualClock(START), Live("base", base_answers=True)
+        log = PredictionLog(spool(), db, objects)
         rollouts = Rollouts(clock)
-        return cls(
-            db, clock, live, log, ServingService(rollouts, log, clock), Controller(db, rollouts, live, 1)
-        )
+        service = ServingService(rollouts, log, clock)
+        return cls(db, clock, live, log, service, Controller(db, rollouts, live, 1, share=1))
+
+    def judgements(self) -> Judgements:
+        return Judgements(self.service, self.db, spool(), feedback_seconds=30, wait_seconds=3_600)
 
     async def hears(self, *events: ModelDeclared | ModelApproved | ModelPromoted) -> None:
         """Handle events one by one, each in its own transaction, then look again."""

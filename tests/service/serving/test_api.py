@@ -35,7 +35,7 @@ class Door:
         self, method: str, path: str, body: Any = None, scope: str = "admin", **more: str
     ) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json", **self.keys.headers(scope), **more}
+        headers = {"content-type": "application/json", **self.keys.headers(scope, subject="ann"), **more}
         async with (
             aiohttp.ClientSession() as session,
             session.request(method, f"{self.url}{path}", data=data, headers=headers) as response,
@@ -59,7 +59,7 @@ async def door(
         settings,
         db,
         make_broker(settings, db, "serving", []),
-        [make_api(story.service, gateway, story.live)],
+        [make_api(story.service, gateway, story.live, story.judgements())],
     )
     async with served(app) as url:
         yield Door(url, story, keys)

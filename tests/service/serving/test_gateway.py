@@ -14,8 +14,9 @@ from aiohttp import web
 
 from services.serving.api import make_api
 from services.serving.gateway import Gateway
+from services.serving.judgements import Judgements
 from services.serving.live import Live
-from services.serving.predictions import Bounds, PredictionLog, Served
+from services.serving.predictions import PredictionLog, Served
 from services.serving.ramp import TRIPWIRE
 from services.serving.rollouts import Rollouts
 from services.serving.service import ServingService
@@ -29,6 +30,7 @@ from shared.service.runtime import make_app
 from tests.kit import Keys
 from tests.service.serving.conftest import V1, V2, ScriptedEngine, chunk, say, served, snapshot, stream
 from tests.service.serving.small_engine import SmallEngine
+from tests.service.serving.story import spool
 
 ASK = {"model": "support", "messages": [{"role": "user", "content": "where is my card?"}]}
 
@@ -37,7 +39,7 @@ class Remembering(PredictionLog):
     """The real log; what is added is kept for the test to see."""
 
     def __init__(self, db: Database) -> None:
-        super().__init__(Bounds(), db, S3Objects("http://127.0.0.1:1", "", ""))
+        super().__init__(spool(), db, S3Objects("http://127.0.0.1:1", "", ""))
         self.all: list[Served] = []
 
     def add(self, served: Served) -> None:
@@ -98,7 +100,7 @@ async def open_door(
             settings,
             db,
             make_broker(settings, db, "serving", []),
-            [make_api(service, gateway, live)],
+            [make_api(service, gateway, live, Judgements(service, db, spool(), 1, 3_600))],
         )
         context = served(app)
         url = await context.__aenter__()

@@ -4,17 +4,20 @@ import asyncio
 import json
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from services.serving.predictions import BUCKET, Bounds, PredictionLog, Served, text_line
+from services.serving.metrics import SHED
+from services.serving.predictions import BUCKET, PredictionLog, Served, text_line
+from services.serving.service import Judged
 from shared.artifacts.objects import S3Objects
 from shared.contracts.envelope import new_id, request_envelope
 from shared.contracts.errors import Conflict, NotFound, Unavailable
 from shared.contracts.events import FeedbackRecorded, PredictionServed
 from shared.delivery.unit_of_work import Database
 from tests.service.serving.conftest import sent
-from tests.service.serving.story import Story
+from tests.service.serving.story import Story, spool
 
 
 def served(text: str | None = "yes") -> Served:
@@ -49,7 +52,7 @@ class Flaky(S3Objects):
 
 
 async def test_a_flush_writes_one_object_rows_and_events(db: Database, objects: S3Objects) -> None:
-    log = PredictionLog(Bounds(), db, objects)
+    log = PredictionLog(spool(), db, objects)
     answers = [served("yes"), served(None), served("nein, später\u2028")]
     for one in answers:
         log.add(one)
@@ -78,7 +81,7 @@ async def test_a_flush_writes_one_object_rows_and_events(db: Database, objects: 
 async def test_a_batch_written_again_after_an_unknown_commit_says_nothing_twice(
     db: Database, objects: S3Objects
 ) -> None:
-    log = PredictionLog(Bounds(), db, objects)
+    log = PredictionLog(spool(), db, objects)
     answers = [served(), served()]
     for _ in range(2):
         for one in answers:
@@ -89,7 +92,7 @@ async def test_a_batch_written_again_after_an_unknown_commit_says_nothing_twice(
 
 async def test_answers_wait_while_the_store_is_away(db: Database, s3: object) -> None:
     store = Flaky(s3.endpoint, *s3.key("serving"), failures=3)
-    log = PredictionLog(Bounds(flush_seconds=0.02), db, store)
+    log = PredictionLog(spool(), db, store, flush_seconds=0.02)
     answers = [served() for _ in range(5)]
     for one in answers:
         log.add(one)
@@ -106,7 +109,7 @@ async def test_answers_wait_while_the_store_is_away(db: Database, s3: object) ->
 
 
 async def test_a_database_that_is_away_loses_nothing(db: Database, objects: S3Objects) -> None:
-    log = PredictionLog(Bounds(), Database("serving", "postgresql://nobody@127.0.0.1:1/x"), objects)
+    log = PredictionLog(spool(), Database("serving", "postgresql://nobody@127.0.0.1:1/x"), objects)
     log.add(one := served())
     with pytest.raises(Exception, match="connection"):
         await log.flush()
@@ -117,7 +120,7 @@ async def test_a_database_that_is_away_loses_nothing(db: Database, objects: S3Ob
 
 
 async def test_the_end_of_the_process_writes_what_waits(db: Database, objects: S3Objects) -> None:
-    log = PredictionLog(Bounds(flush_seconds=60), db, objects)
+    log = PredictionLog(spool(), db, objects, flush_seconds=60)
     running = asyncio.create_task(log.run())
     await asyncio.sleep(0)
     log.add(one := served())
@@ -127,22 +130,49 @@ async def test_the_end_of_the_process_writes_what_waits(db: Database, objects: S
     assert [event.answer_id for event in await sent(db, PredictionServed)] == [one.event.answer_id]
 
 
-async def test_beyond_its_bounds_the_log_sheds_and_stays_whole(db: Database, objects: S3Objects) -> None:
-    log = PredictionLog(Bounds(log_records=3, log_bytes=1_048_576), db, objects)
-    many = [served() for _ in range(5)]
+async def test_beyond_its_limit_the_newest_are_shed_and_the_log_stays_whole(
+    db: Database, objects: S3Objects
+) -> None:
+    log = PredictionLog(spool(limit=1_000_000), db, objects)
+    shed = SHED.labels("prediction")._value.get()
+    many = [served("x" * 300_000) for _ in range(5)]
     for one in many:
         log.add(one)
     assert [bool(log.model_of(one.event.answer_id)) for one in many] == [True] * 3 + [False] * 2
+    assert SHED.labels("prediction")._value.get() == shed + 2
     await log.flush()
-    log.add(served("x" * 700_000))
-    log.add(large := served("x" * 700_000))
-    assert log.model_of(large.event.answer_id) is None
+    log.add(after := served())
     await log.flush()
-    assert len(await sent(db, PredictionServed)) == 4
+    written = {event.answer_id for event in await sent(db, PredictionServed)}
+    assert written == {one.event.answer_id for one in (*many[:3], after)}
+
+
+async def test_a_process_that_was_killed_goes_on_where_it_stopped(
+    db: Database, objects: S3Objects, tmp_path: Path
+) -> None:
+    """Torn in the middle of a record, after the object was written, and after the commit: each answer once."""
+    first = PredictionLog(dying := spool(tmp_path), db, objects)
+    answers = [served() for _ in range(4)]
+    for one in answers:
+        first.add(one)
+    await dying.sync()
+    segment = await dying.oldest()
+    batch = [Served.unpack(record) for record in segment.records]
+    await first._write(batch)  # written, and not removed: as if killed in between
+    first.add(last := served())
+    with max(tmp_path.glob("0/*.spool")).open("ab") as file:
+        file.write(b"deadbeef {torn")
+    dying.close()
+    second = PredictionLog(spool(tmp_path), db, objects)
+    await second.flush()
+    events = await sent(db, PredictionServed)
+    assert [event.answer_id for event in events] == [one.event.answer_id for one in (*answers, last)]
+    assert len({event.text.key for event in events}) == 2
+    assert list(tmp_path.glob("*/*.spool")) == []
 
 
 async def test_large_batches_are_split(db: Database, objects: S3Objects) -> None:
-    log = PredictionLog(Bounds(flush_records=10), db, objects)
+    log = PredictionLog(spool(records=10), db, objects)
     for _ in range(25):
         log.add(served())
     await log.flush()
@@ -150,11 +180,16 @@ async def test_large_batches_are_split(db: Database, objects: S3Objects) -> None
     assert sorted(Counter(event.text.key for event in events).values()) == [5, 10, 10]
 
 
+def judged(answer_id: str, score: float, corrected: str | None = None, actor: str = "ann") -> Judged:
+    cause = request_envelope("serving", correlationid=f"judged-{answer_id}")
+    return Judged(answer_id, score, corrected, actor, cause, datetime.now(UTC))
+
+
 async def judge(
     story: Story, answer_id: str, score: float, corrected: str | None = None, actor: str = "ann"
 ) -> str:
-    async with story.db.unit_of_work() as work:
-        return (await story.service.judge(work, answer_id, score, corrected, actor)).feedback_id
+    async with story.db.unit_of_work(request_envelope("serving")) as work:
+        return (await story.service.judge(work, judged(answer_id, score, corrected, actor))).feedback_id
 
 
 async def test_feedback_finds_an_answer_before_and_after_it_is_written(
@@ -183,7 +218,9 @@ async def test_a_judgement_stands(db: Database, objects: S3Objects) -> None:
         with pytest.raises(Conflict):
             await judge(story, one.event.answer_id, **changed)
     with pytest.raises(NotFound):
-        await judge(story, new_id(), 1)
+        await judge(story, "an-id-of-somebody-else", 1)
+    with pytest.raises(NotFound):
+        await judge(story, f"00000000-0000-7{new_id()[15:]}", 1)  # of 1970: it would be written by now
     assert len(await sent(db, FeedbackRecorded)) == 1
 
 

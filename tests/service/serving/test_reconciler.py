@@ -1,13 +1,18 @@
 """Wanted state and a real engine: loaded, probed, restored, refused when ruined, dropped when unused."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from services.serving import reconciler, store
 from services.serving.admission import BaseSpec
+from services.serving.domain import Adapter, Snapshot
 from services.serving.engines import ENGINES, EngineClient
+from services.serving.last_known import LastKnown
+from services.serving.live import Live
 from services.serving.reconciler import Reconciler
 from services.serving.settings import Settings
 from shared.artifacts.objects import ObjectStore, S3Objects
@@ -27,6 +32,16 @@ from tests.service.serving.small_engine import (
 from tests.service.serving.story import Story, approved, engine_name, promoted
 
 
+class Hanging(S3Objects):
+    """A store that takes every call and answers none."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "", "")
+
+    async def get(self, bucket: str, key: str) -> bytes:
+        return await asyncio.get_running_loop().create_future()
+
+
 @dataclass
 class Bench:
     """A story, its reconciler, and the engine."""
@@ -38,6 +53,7 @@ class Bench:
     store: ObjectStore
     settings: Settings
     base: BaseSpec
+    known: Sequence[Adapter] = ()
 
     async def approves(self, version: int, ruin: str = "", **more: Any) -> ModelApproved:
         """Publish an adapter with its evidence and approve it."""
@@ -61,10 +77,13 @@ class Bench:
     async def reconciles(self) -> None:
         await self.story.looks()
         await self.reconciler.reconcile()
+        await self.reconciler.report()
         await self.story.looks()
+        async with self.story.db.unit_of_work() as work:
+            self.known = await store.adapters(work, None)
 
     def state(self, version: int) -> tuple[str, str]:
-        found = next(a for a in self.story.live.snapshot.adapters if a.model_version == version)
+        found = next(one for one in self.known if one.model_version == version)
         return found.state, found.reason
 
 
@@ -239,3 +258,49 @@ async def test_nothing_is_unloaded_before_the_wanted_state_is_known(bench: Bench
     bench.story.live.snapshot = type(bench.story.live.snapshot)()
     await bench.reconciler.reconcile()
     assert await bench.client.loaded() == {engine_name(1)}
+    bench.story.live.fresh = False  # what was in force before this process: the database may know better
+    bench.story.live.recall(Snapshot())
+    await bench.reconciler.reconcile()
+    assert await bench.client.loaded() == {engine_name(1)}
+
+
+async def test_a_process_that_starts_while_store_and_database_are_away_gets_its_adapters(
+    bench: Bench,
+) -> None:
+    """Also into an engine that has forgotten them."""
+    event = await bench.approves(1)
+    await bench.story.hears(
+        promoted(1, 1, **event.model_dump(include={"adapter_digest", "base_digest", "evidence"}))
+    )
+    await bench.reconciles()
+    last_known = LastKnown(bench.settings.state_folder)
+    last_known.save(bench.story.live.snapshot)
+    for forgotten in (False, True):
+        if forgotten:
+            await bench.client.unload(engine_name(1))
+        live = Live("base", base_answers=False)
+        live.recall(last_known.load())
+        away = Database("serving", "postgresql://nobody@127.0.0.1:1/nothing")
+        store = S3Objects("http://127.0.0.1:1", "", "")
+        again = Reconciler(bench.settings, bench.client, store, away, bench.story.service, live, bench.base)
+        await again.reconcile()
+        assert live.problems() == []
+        assert live.table.choose("support", "ann").target.version == 1
+
+
+async def test_a_store_that_hangs_keeps_no_adapter_out_that_is_here(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = await bench.approves(1)
+    same = event.model_dump(include={"adapter_digest", "base_digest", "evidence"})
+    await bench.story.hears(promoted(1, 1, **same))
+    await bench.reconciles()
+    await bench.approves(2)
+    await bench.client.unload(engine_name(1))
+    monkeypatch.setattr(reconciler, "_FETCH_SECONDS", 0.2)
+    bench.reconciler._objects = Hanging()
+    async with asyncio.timeout(60):
+        await bench.reconciles()
+        await bench.reconciles()
+    assert bench.story.live.ready == {engine_name(1)}
+    assert bench.state(2)[0] == "wanted"

@@ -2,12 +2,16 @@
 
 import asyncio
 import itertools
+import time
+from typing import Any
 
 import pytest
 
 from services.serving import store
+from services.serving.controller import Controller
 from services.serving.domain import Table
-from services.serving.ramp import TRIPWIRE
+from services.serving.ramp import TRIPWIRE, Stats
+from services.serving.rollouts import Rollouts
 from shared.artifacts.objects import S3Objects
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.events import RolloutChanged
@@ -297,3 +301,53 @@ async def test_a_plan_of_one_step_is_judged_without_new_champion_answers(story: 
     await story.serves(rollout.id, "challenger", 5)
     await story.ticks(1)
     assert (await changes(story))[-1] == (2, "completed", 100)
+
+
+async def test_who_looks_loads_what_is_wanted_and_not_the_past(story: Story) -> None:
+    for version in range(1, 31):
+        await story.hears(approved(version), promoted(version, version))
+    await story.hears(approved(31))
+    known = story.live.snapshot
+    assert sorted(one.model_version for one in known.adapters) == [29, 30, 31]
+    assert [one.model_version for one in known.wanted()] == [30, 31, 29]
+
+
+async def test_nobody_waits_while_answers_are_counted(story: Story) -> None:
+    """Counting may take long; a promotion, an abort and the other models go on."""
+    await with_champion(story)
+    await story.ticks()
+    rollout = await story.rollout(2)
+    async with story.db.unit_of_work() as blocking:
+        await blocking.execute("LOCK TABLE prediction IN ACCESS EXCLUSIVE MODE")
+        counting = asyncio.ensure_future(story.controller.tick())
+        async with story.db.unit_of_work() as work:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            async with asyncio.timeout(60):
+                while not (await work.execute(waiting)).scalar():
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(60), story.db.unit_of_work() as work:
+            await story.service.abort(work, rollout.id, "smells", "ann")
+        assert not counting.done()
+    await counting
+    assert [state for _, state, _ in await changes(story)] == ["started", "rolled_back"]
+
+
+async def test_counting_takes_its_share_of_the_time_and_no_more(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_champion(story)
+    await story.ticks()
+    counted, count = [], store.statistics
+
+    async def slowly(*given: Any) -> Stats:
+        counted.append(time.monotonic())
+        await asyncio.sleep(0.2)
+        return await count(*given)
+
+    monkeypatch.setattr(store, "statistics", slowly)
+    controller = Controller(story.db, Rollouts(story.clock), story.live, 1, share=0.1)
+    await controller.tick()
+    while len(counted) < 2:
+        await controller.tick()
+        await asyncio.sleep(0.01)
+    assert counted[1] - counted[0] >= 2

@@ -1,0 +1,157 @@
+"""Judgements on their way: before their answer, at another replica, while the database is away, frozen or unknowing."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from services.serving.domain import Feedback, PendingFeedback
+from services.serving.judgements import Accepted, Judgements
+from services.serving.metrics import FEEDBACK
+from services.serving.service import made_at
+from shared.artifacts.objects import S3Objects
+from shared.contracts.envelope import new_id
+from shared.contracts.errors import Conflict, Unavailable
+from shared.contracts.events import FeedbackRecorded
+from shared.delivery.unit_of_work import Database
+from tests.service.serving.conftest import sent
+from tests.service.serving.story import Story, spool
+from tests.service.serving.test_predictions import judged, served
+
+
+def nowhere() -> Database:
+    return Database("serving", "postgresql://nobody@127.0.0.1:1/nothing")
+
+
+def count(outcome: str) -> float:
+    return float(FEEDBACK.labels(outcome)._value.get())
+
+
+async def test_another_replica_takes_a_judgement_and_joins_it_when_the_answer_is_written(
+    db: Database, objects: S3Objects
+) -> None:
+    gave, other = Story.begin(db, objects), Story.begin(db, objects)
+    gave.log.add(one := served())
+    judgements = other.judgements()
+    taken = await judgements.take(judged(one.event.answer_id, 0, "no"))
+    assert isinstance(taken, PendingFeedback)
+    assert await judgements.take(judged(one.event.answer_id, 0, "no")) == taken  # said again
+    with pytest.raises(Conflict):
+        await judgements.take(judged(one.event.answer_id, 1))
+    await judgements.settle()
+    assert await sent(db, FeedbackRecorded) == []
+    await gave.log.flush()
+    for _ in range(2):
+        await judgements.settle()
+    (event,) = await sent(db, FeedbackRecorded)
+    assert (event.feedback_id, event.answer_id, event.model, event.score, event.corrected) == (
+        taken.feedback_id,
+        one.event.answer_id,
+        "support",
+        0,
+        "no",
+    )
+    assert isinstance(await judgements.take(judged(one.event.answer_id, 0, "no")), Feedback)
+
+
+async def test_an_answer_that_never_comes_ends_the_waiting_and_is_counted(
+    db: Database, objects: S3Objects
+) -> None:
+    story, before = Story.begin(db, objects), count("unknown")
+    judgements = story.judgements()
+    assert isinstance(await judgements.take(judged(new_id(), 1)), PendingFeedback)
+    story.clock.advance(timedelta(seconds=3_599))
+    await judgements.settle()
+    assert count("unknown") == before
+    story.clock.advance(timedelta(seconds=2))
+    await judgements.settle()
+    assert count("unknown") == before + 1
+    async with db.unit_of_work() as work:
+        assert (await work.execute("SELECT count(*) FROM pending_feedback")).scalar() == 0
+
+
+async def test_while_the_database_is_away_a_judgement_waits_on_disk_and_survives_the_process(
+    db: Database, objects: S3Objects, tmp_path: Path
+) -> None:
+    story = Story.begin(db, objects)
+    story.log.add(one := served())
+    dying = spool(tmp_path)
+    away = Judgements(story.service, nowhere(), dying, 2, 3_600)
+    taken = await away.take(judged(one.event.answer_id, 1))
+    assert isinstance(taken, Accepted)
+    with pytest.raises(Exception, match="connection"):
+        await away.settle()
+    dying.close()
+    await story.log.flush()
+    back = Judgements(story.service, db, spool(tmp_path), 2, 3_600)
+    await back.settle()
+    await back.settle()
+    (event,) = await sent(db, FeedbackRecorded)
+    assert (event.feedback_id, event.answer_id, event.score) == (taken.feedback_id, one.event.answer_id, 1)
+
+
+async def test_an_outage_may_last_longer_than_an_answer_is_waited_for(
+    db: Database, objects: S3Objects
+) -> None:
+    story = Story.begin(db, objects)
+    away = Judgements(story.service, nowhere(), waiting := spool(), 2, 3_600)
+    story.log.add(one := served())
+    await away.take(judged(one.event.answer_id, 1))
+    story.clock.advance(timedelta(hours=30))
+    back = Judgements(story.service, db, waiting, 30, 3_600)
+    story.log._models.clear()  # as after a restart
+    await back.settle()
+    await story.log.flush()
+    await back.settle()
+    assert [event.answer_id for event in await sent(db, FeedbackRecorded)] == [one.event.answer_id]
+
+
+async def test_a_database_that_hangs_costs_one_wait_only(db: Database, objects: S3Objects) -> None:
+    story = Story.begin(db, objects)
+    story.log.add(one := served())
+    judgements = Judgements(story.service, db, spool(), 0.2, 3_600)
+    async with db.unit_of_work() as work:
+        await work.execute("LOCK TABLE feedback IN ACCESS EXCLUSIVE MODE")
+        started = asyncio.get_running_loop().time()
+        taken = [await judgements.take(judged(one.event.answer_id, 1, None, f"judge-{n}")) for n in range(20)]
+        assert asyncio.get_running_loop().time() - started < 10
+    assert all(isinstance(one, Accepted) for one in taken)
+    await story.log.flush()
+    async with asyncio.timeout(30):
+        while judgements._given_up:
+            await asyncio.sleep(0.01)
+    await judgements.settle()
+    events = await sent(db, FeedbackRecorded)
+    assert {event.actor for event in events} == {f"judge-{n}" for n in range(20)}
+    assert len(events) == 20
+
+
+async def test_a_judgement_that_contradicts_an_earlier_one_is_settled_aloud(
+    db: Database, objects: S3Objects
+) -> None:
+    story, before = Story.begin(db, objects), count("conflict")
+    story.log.add(one := served())
+    await story.judgements().take(judged(one.event.answer_id, 1))
+    away = Judgements(story.service, nowhere(), waiting := spool(), 2, 3_600)
+    assert isinstance(await away.take(judged(one.event.answer_id, 0)), Accepted)
+    await Judgements(story.service, db, waiting, 30, 3_600).settle()
+    assert count("conflict") == before + 1
+    assert [event.score for event in await sent(db, FeedbackRecorded)] == [1]
+
+
+async def test_where_neither_database_nor_disk_takes_it_the_caller_is_told(
+    db: Database, objects: S3Objects
+) -> None:
+    story = Story.begin(db, objects)
+    away = Judgements(story.service, nowhere(), spool(limit=10), 2, 3_600)
+    with pytest.raises(Unavailable, match="cannot be kept now"):
+        await away.take(judged(new_id(), 1))
+
+
+def test_now_is_when_ids_are_made() -> None:
+    made = made_at(new_id())
+    assert made is not None
+    assert abs(datetime.now(UTC) - made) < timedelta(seconds=5)
+    assert made_at("00000000-0000-4000-8000-000000000000") is None
+    assert made_at("chatcmpl-1") is None
