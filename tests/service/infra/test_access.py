@@ -116,6 +116,19 @@ async def test_no_principal_but_the_administrator_changes_anything(broker: TlsBr
         await access.apply(broker.settings(role), GRANTS)
 
 
+async def test_the_list_is_made_exact_and_entries_of_others_stay(broker: TlsBroker) -> None:
+    theirs = access.Grant("somebody", "Read", "topic", "model.declared")
+    too_much = access.Grant("data", "Write", "topic", "model.approved")
+    try:
+        assert await access.apply(broker.settings(), [theirs]) == (1, 0)
+        assert await access.apply(broker.settings(), [*GRANTS, too_much]) == (1, 0)
+        assert await access.apply(broker.settings(), GRANTS) == (0, 1)
+        assert await access.apply(broker.settings(), GRANTS) == (0, 0)
+        assert await access.apply(broker.settings(), [theirs]) == (0, 0)
+    finally:
+        await broker.apply()
+
+
 def test_a_topic_is_written_by_its_owner_and_open_topics_by_strangers_too() -> None:
     for event in EVENTS:
         writers = {
