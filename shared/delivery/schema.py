@@ -9,6 +9,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection
 
 from shared.delivery.postgres import parameters
+from shared.delivery.queue_schema import upgrade_queue
 
 
 def upgrade(service: str, url: str) -> None:
@@ -56,13 +57,10 @@ def _upgrade(connection: Connection, location: Path, version_table: str) -> None
 
 
 def _procrastinate(connection: Connection) -> None:
-    from procrastinate.schema import SchemaManager
-
-    if connection.execute(text("SELECT to_regclass('procrastinate_jobs')")).scalar() is None:
-        driver = connection.connection.driver_connection
-        if driver is None:
-            raise RuntimeError("the connection is closed")
-        driver.execute(SchemaManager.get_schema())
+    driver = connection.connection.driver_connection
+    if driver is None:
+        raise RuntimeError("the connection is closed")
+    upgrade_queue(driver)
     connection.commit()
 
 
