@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.kit import Keys
 from tests.service.registry.conftest import MODEL, World, together
 
 SECRET = "hunter2-do-not-echo"
@@ -166,3 +167,18 @@ async def test_scopes(world: World, token: Callable[..., str], method: str, path
     assert await status({"authorization": ""}) == 401
     assert await status({"authorization": f"Bearer {token(other, 'chat', 'run:write')}"}) == 403
     assert await status({"authorization": f"Bearer {token(scope)}"}) not in (401, 403)
+
+
+async def test_a_scope_for_one_model_declares_and_reads_that_one(world: World, keys: Keys) -> None:
+    await world.declare()
+    ours, other = (keys.headers(f"model:read:{name}", f"model:write:{name}") for name in (MODEL, "other"))
+
+    async def status(method: str, path: str, headers: dict[str, str], body: Any = None) -> int:
+        return int((await world.http.request(method, path, headers=headers, json=body)).status_code)
+
+    for headers, expected in ((ours, 200), (other, 403)):
+        assert await status("POST", "/policies", headers, {"model": MODEL}) == expected
+        assert await status("GET", f"/models/{MODEL}", headers) == expected
+        assert await status("GET", f"/models/{MODEL}?model=other", headers) == expected
+        assert await status("GET", "/models", headers) == 403
+        assert await status("GET", "/policies?model=other", headers) == 403

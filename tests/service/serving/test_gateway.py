@@ -133,6 +133,22 @@ async def test_the_body_reaches_the_engine_with_only_the_model_changed(
     assert body["id"] == f"chatcmpl-{headers['x-answer-id']}"
 
 
+async def test_a_scope_for_one_model_reaches_no_other(
+    door: Door, keys: Keys, scripted: ScriptedEngine
+) -> None:
+    other, ours = keys.headers("chat:other", "feedback"), keys.headers("chat:support")
+    status, _, body = await door.post(**other)
+    assert (status, body["error"]["code"]) == (403, "forbidden")
+    assert not scripted.received
+    assert (await door.post(**ours))[0] == 200
+    async with aiohttp.ClientSession() as session:
+        for headers, seen in ((other, False), (ours, True)):
+            async with session.get(f"{door.url}/v1/models", headers=headers) as listed:
+                assert bool((await listed.json())["data"]) is seen
+            async with session.get(f"{door.url}/v1/models/support", headers=headers) as one:
+                assert one.status == (200 if seen else 404)
+
+
 async def test_an_answer_is_remembered(door: Door) -> None:
     _, headers, _ = await door.post(**{"x-request-id": "req-7"})
     (one,) = await door.recorded(1)
