@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from infra.kafka import access, jars, server, topics
@@ -39,7 +40,7 @@ class Kafka(Part):
 
     def _format(self, site: Site, folder: Path) -> None:
         shutil.rmtree(folder / "data", ignore_errors=True)  # what an interrupted format left
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster = cluster_id()
         arguments = ["format", "--cluster-id", cluster, "--config", str(folder / "server.properties")]
         with site.log(self.name).open("ab") as log:
             subprocess.run(
@@ -80,3 +81,10 @@ async def _provide(site: Site) -> None:
         await access.apply(site.kafka("admin"), access.grants(), passwords=passwords)
     wanted = topics.wanted(site.settings.kafka_partitions)
     await topics.ensure(site.kafka("admin"), wanted, site.settings.kafka_replication)
+
+
+def cluster_id(new: Callable[[], uuid.UUID] = uuid.uuid4) -> str:
+    """A random id in Kafka's form. One that starts with a dash would be taken for an option of its tool."""
+    while (found := base64.urlsafe_b64encode(new().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return found

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import uuid
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from infra.local import ports, state
 from infra.local.part import Launch, Part, cpu_share
 from infra.local.parts import PARTS
+from infra.local.parts.kafka import cluster_id
 from infra.local.process import LOG_LIMIT_BYTES, rotate, tail
 from infra.local.runner import back_off
 from infra.local.site import Site
@@ -158,3 +160,8 @@ def test_a_large_log_is_put_aside_and_its_end_is_shown(tmp_path: Path) -> None:
     rotate(log)
     assert not log.exists()
     assert (tmp_path / "kafka.log.1").exists()
+
+
+def test_no_cluster_id_looks_like_an_option() -> None:
+    drawn = iter([uuid.UUID(int=0xF8 << 120), uuid.UUID(int=1)])
+    assert cluster_id(lambda: next(drawn)) == "AAAAAAAAAAAAAAAAAAAAAQ"
