@@ -57,6 +57,15 @@ def multiply(connection: psycopg.Connection[Any], table: str, count: int, **chan
     connection.execute(sql.SQL("VACUUM ANALYZE {}").format(sql.Identifier(table)))
 
 
+DIE = """
+INSERT INTO dead_letters (topic, partition, "offset", event_id, source, type, correlationid, state, attempts, error, event_time,
+    recorded_at, received_at, handled_at, day, headers, body)
+SELECT topic, partition, "offset", event_id, source, topic || '.v1', coalesce(correlationid, event_id), 'dead', 1, 'a reason',
+    recorded_at, recorded_at, received_at, handled_at, day, '[]', '{}'
+FROM inbox WHERE source = %(source)s ORDER BY "offset" LIMIT %(count)s ON CONFLICT DO NOTHING
+"""
+
+
 def earlier(unit: str) -> str:
     return f"now() - i * interval '1 {unit}'"
 
@@ -67,30 +76,30 @@ def fill(stack: Stack) -> None:
     tables = [
         (service, table)
         for service in SERVICES
-        for table in ("outbox", "inbox")
+        for table in ("sent", "inbox")
         if count(stack, service, table)
     ]
     for service, table in tables:
         # What one service sent is what the next one handled.
-        sender = service if table == "outbox" else SERVICES[SERVICES.index(service) - 1]
+        sender = service if table == "sent" else SERVICES[SERVICES.index(service) - 1]
         changed = {
             "event_id": f"'{sender}-event-' || i", "correlationid": f"'{sender}-story-' || i / 20",
             "causationid": f"'{sender}-event-' || i - 1", "offset": "i", "refs": f"ARRAY['{sender}-run-' || i / 20]",
         }  # fmt: skip
-        if table == "outbox":
+        if table == "sent":
             changed |= {"created_at": earlier("second"), "sent_at": earlier("second")}
         else:
             changed |= {
                 "handled_at": earlier("second"),
                 "received_at": earlier("second"),
-                "error": "'a reason'",
+                "source": f"'/{sender}'",
             }
-            changed["state"] = f"CASE WHEN i <= {DEAD // len(SERVICES) + 2} THEN 'dead' ELSE 'done' END"
-            changed["source"] = f"'/{sender}'"
         with psycopg.connect(stack.site.database_url(service), autocommit=True) as connection:
             multiply(connection, table, EVENTS // len(tables) + 1, **changed)
+            if table == "inbox":
+                connection.execute(DIE, {"source": f"/{sender}", "count": DEAD // len(SERVICES) + 2})
     events = sum(count(stack, *table) for table in tables)
-    dead = sum(count(stack, service, "inbox WHERE state = 'dead'") for service in SERVICES)
+    dead = sum(count(stack, service, "dead_letters") for service in SERVICES)
     if events < EVENTS or dead < DEAD:
         raise RuntimeError(f"only {events} events and {dead} dead letters were made")
 

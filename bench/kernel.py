@@ -17,9 +17,9 @@ from sqlalchemy import create_engine
 
 from infra.local.stack import Stack
 from shared.contracts.events import FeedbackRecorded
-from shared.delivery import unit_of_work as db
+from shared.delivery import schema
 from shared.delivery.bus import Work, make_broker, make_producer, make_router
-from shared.delivery.outbox import Relay
+from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 
@@ -30,8 +30,8 @@ SINGLE = 200
 def fresh(url: str) -> str:
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
     with engine.connect() as connection:
-        db._upgrade(connection, Path(db.__file__).parent / "migrations", "kernel_version")
-        db._procrastinate(connection)
+        schema._upgrade(connection, Path(schema.__file__).parent / "migrations", "kernel_version")
+        schema._procrastinate(connection)
     engine.dispose()
     return url
 
@@ -53,9 +53,7 @@ async def measure(stack: Stack) -> dict[str, Any]:
 
     async def all_sent() -> bool:
         async with sender.unit_of_work() as work:
-            return bool(
-                (await work.execute("SELECT count(*) = 0 FROM outbox WHERE sent_at IS NULL")).scalar()
-            )
+            return bool((await work.execute("SELECT count(*) = 0 FROM outbox")).scalar())
 
     for start in range(0, SATURATED, 500):
         async with sender.unit_of_work() as work:
@@ -67,7 +65,7 @@ async def measure(stack: Stack) -> dict[str, Any]:
     while not await all_sent():
         await asyncio.sleep(0.02)
     async with sender.unit_of_work() as work:
-        span = await work.execute("SELECT extract(epoch FROM max(sent_at) - min(sent_at)) FROM outbox")
+        span = await work.execute("SELECT extract(epoch FROM max(sent_at) - min(sent_at)) FROM sent")
         sending = float(span.scalar_one())
     broker = make_broker(settings, receiver, "monitor", [router])
     await broker.start()

@@ -23,7 +23,7 @@ from shared.delivery.unit_of_work import Database
 from shared.http.tokens import mint
 from tests.conftest import PostgresServer, S3Store
 
-KERNEL_TABLES = ("inbox", "outbox", "attempts", "procrastinate_jobs")
+KERNEL_TABLES = ("inbox", "outbox", "sent", "dead_letters", "attempts", "procrastinate_jobs")
 T = TypeVar("T")
 UseCases = Mapping[type[Event], Callable[..., Awaitable[None]]]
 

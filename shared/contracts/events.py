@@ -59,6 +59,10 @@ class Event(Message):
     topic: ClassVar[str]
     version: ClassVar[int] = 1
     foreign: ClassVar[bool] = False
+    per_answer: ClassVar[bool] = False
+    """There is one for each answer: too many to be found by every id, so the answer's id is that of their story."""
+    told: ClassVar[tuple[str, ...]] = ()
+    """Texts that the platform itself words, and that may be shown to who watches."""
 
     @classmethod
     def ce_type(cls) -> str:
@@ -75,6 +79,14 @@ class Event(Message):
 
     def partition_key(self) -> str:
         raise NotImplementedError(f"{type(self).__name__} must name the id that orders it")
+
+    def own_id(self) -> str | None:
+        """The event's id, where its payload has one that no other event of the topic can have."""
+        return None
+
+    def story(self) -> str | None:
+        """The id of the story it belongs to, where no cause names one."""
+        return None
 
 
 class ModelEvent(Event):
@@ -175,6 +187,7 @@ class TrainingStatus(Event):
     """Where a run stands. `run_id` is empty only for a rejection that never became a run."""
 
     topic = "training.status"
+    told = ("reason",)
     model: ModelName
     run_id: Identifier | None = None
     state: Literal["accepted", "rejected", "started", "progress", "succeeded", "failed", "cancelled"]
@@ -343,6 +356,7 @@ class PredictionServed(Event):
     """One answer left the platform. `text` points at the line with the messages and the answer."""
 
     topic = "prediction.served"
+    per_answer = True
     answer_id: Identifier
     model: ModelName
     model_version: Version | None = None
@@ -361,12 +375,19 @@ class PredictionServed(Event):
     def partition_key(self) -> str:
         return self.answer_id
 
+    def own_id(self) -> str:
+        return self.answer_id
+
+    def story(self) -> str:
+        return self.answer_id
+
 
 class FeedbackRecorded(Event):
     """Someone judged an answer. `score` 1 is right, 0 is wrong."""
 
     topic = "feedback.recorded"
     foreign = True
+    per_answer = True
     feedback_id: Identifier
     answer_id: Identifier
     model: ModelName
@@ -375,6 +396,9 @@ class FeedbackRecorded(Event):
     actor: Text = Field(max_length=200)
 
     def partition_key(self) -> str:
+        return self.answer_id
+
+    def story(self) -> str:
         return self.answer_id
 
 
@@ -460,3 +484,4 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
 REPLY_PREFIX = "replies."
 REPLIER = "trainer"
 """Who answers on the topics of those who ask, which all begin with the prefix."""
+SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")

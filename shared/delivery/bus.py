@@ -84,6 +84,11 @@ class EventBroker(KafkaBroker):
         for consumer in self.consumers.values():
             consumer.start()
 
+    async def again(self, record: "ConsumerRecord[Any, Any]") -> bool:
+        """Handle a record that died here before; False if it has to wait, or nobody reads its topic any more."""
+        consumer = self.consumers.get(record.topic)
+        return consumer is not None and await consumer.again(record)
+
     async def stop(self, *_: Any) -> None:
         """Finish what is in hand, commit, and leave the groups."""
         await asyncio.gather(*(consumer.stop() for consumer in self.consumers.values()))

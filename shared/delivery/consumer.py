@@ -332,6 +332,21 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         answers = await self._handling.many(records, self._call, self._refused)
         return [answers] * len(records) if isinstance(answers, Again) else answers
 
+    async def again(self, record: Record) -> bool:
+        """Handle a record that died here before, or bury it again; False if it has to wait."""
+        tries, pause = Tries(), self._settings.retry_first_seconds
+        for _ in range(self._settings.retry_attempts):
+            if self._stopped:
+                return False
+            result = await self._handling.one(record, self._call, tries, lambda _source: None)
+            if not isinstance(result, Again):
+                return True
+            if result.failure.kind == "outage":
+                return False
+            await asyncio.sleep(pause)
+            pause *= 2
+        return False
+
     def _tries(self, partition: TopicPartition, offset: int) -> Tries:
         parked = self._parked.get(partition)
         return parked.tries if parked and parked.offset == offset else Tries()

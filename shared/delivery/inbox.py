@@ -1,23 +1,32 @@
 """Events arrive inside the transaction of their effects, so a second delivery changes nothing.
 
-A row says `done`, `dead` or `redriven`. Dead is not done: a redriven dead letter is handled again, once. What can be
-done with the dead is in dead_letters.py.
+A row of `inbox` says `done`, `dead` or `redriven`. Dead is not done: a redriven dead letter is handled again, once. What
+died is whole in `dead_letters`, by its place, until it is handled.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
+import psycopg
 import xxhash
 from psycopg.types.json import Jsonb
 
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Poison
+from shared.contracts.events import SERVICES
 from shared.delivery.outbox import dead_letter, pack_headers
 from shared.delivery.unit_of_work import UnitOfWork
+
+HORIZON = timedelta(days=7)
+"""An event that waited longer than this for Kafka is filed under the day it got there."""
+REPEATED_DAYS = 7
+"""A foreign producer that repeats an id with another time, or with none, is recognised for so long."""
+_FIRST, _LAST = datetime(1970, 1, 9, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+OURS = frozenset(f"/{service}" for service in SERVICES)
 
 
 @dataclass(frozen=True)
@@ -33,15 +42,16 @@ class Delivery:
     received_at: datetime
     recorded_at: datetime
     envelope: Envelope
-    refs: Sequence[str] = ()
+    refs: Sequence[str] | None = ()
 
     @property
     def identity(self) -> "Identity":
         return self.topic, self.envelope.source, self.envelope.id
 
     @cached_property
-    def body_sha256(self) -> bytes:
-        return hashlib.sha256(self.body or b"").digest()
+    def body_digest(self) -> int:
+        """The first 8 bytes of its SHA-256."""
+        return int.from_bytes(hashlib.sha256(self.body or b"").digest()[:8], signed=True)
 
     @property
     def place(self) -> str:
@@ -54,88 +64,106 @@ class Delivery:
         digest.update(self.body or b"")
         return f"{self.place}@{digest.hexdigest()}"
 
-    def row(self, event_id: str, state: str, attempts: int, error: str | None = None) -> dict[str, Any]:
-        dead = state == "dead"
-        return {
-            "event_id": event_id,
-            "topic": self.topic,
-            "partition": self.partition,
-            "offset": self.offset,
-            "type": self.envelope.type,
-            "source": self.envelope.source,
-            "correlationid": self.envelope.correlationid,
-            "causationid": self.envelope.causationid,
-            "refs": _REFS_SEPARATOR.join(self.refs),
-            "body_sha256": self.body_sha256,
-            "state": state,
-            "attempts": attempts,
-            "error": error,
-            "event_time": self.envelope.time,
-            "recorded_at": self.recorded_at,
-            "received_at": self.received_at,
-            "key": self.key if dead else None,
-            "headers": Jsonb(pack_headers(self.headers)) if dead else None,
-            "body": self.body if dead else None,
-        }
+    @property
+    def day(self) -> date:
+        """The partition of the message: it follows from the message alone, so that a copy falls into the same one.
+
+        Its own time, unless that is far from when Kafka got it.
+        """
+        recorded_at = min(max(self.recorded_at, _FIRST), _LAST)  # a producer may have given any time
+        earliest, latest = recorded_at - HORIZON, recorded_at + timedelta(days=1)
+        return min(max(self.envelope.time, earliest), latest).astimezone(UTC).date()
+
+    @property
+    def foreign(self) -> bool:
+        return self.envelope.source not in OURS
 
 
 Identity = tuple[str, str, str]
 """Topic, source and id: what makes two messages the same one."""
+Known = dict[Identity, tuple[int, date]]
+"""What the inbox has of messages: the digest of the body, and the day."""
+Cursor = psycopg.AsyncCursor[Any]
 Claim = Literal["fresh", "known", "reused"]
 """What the inbox says of a message: ours to handle; handled (or dead) before; its id was used with another body."""
 
 _COLUMNS = {
+    "recorded_at": "timestamptz",
+    "received_at": "timestamptz",
+    '"offset"': "bigint",
+    "body_digest": "bigint",
+    "day": "date",
+    "partition": "int",
+    "attempts": "smallint",
+    "state": "text",
     "event_id": "text",
     "topic": "text",
-    "partition": "int",
-    '"offset"': "bigint",
-    "type": "text",
     "source": "text",
     "correlationid": "text",
     "causationid": "text",
     "refs": "text",
-    "body_sha256": "bytea",
-    "state": "text",
-    "attempts": "int",
-    "error": "text",
-    "event_time": "timestamptz",
-    "recorded_at": "timestamptz",
-    "received_at": "timestamptz",
-    "key": "bytea",
-    "headers": "jsonb",
-    "body": "bytea",
 }
 _NAMES = ", ".join(_COLUMNS)
 _ROWS = ", ".join(f"%({name.strip(chr(34))})s::{kind}[]" for name, kind in _COLUMNS.items())
 # An array of arrays must be a rectangle, so each row's refs travel as one text.
 _REFS_SEPARATOR = "\x1f"
-_INSERT = f"""
+# What could not be read when it died, and can now, lies in dead_letters under its place.
+_CLAIM = f"""
+WITH new AS (
+    INSERT INTO inbox ({_NAMES})
+    SELECT {_NAMES.replace("refs", "string_to_array(refs, chr(31))")} FROM unnest({_ROWS}) AS new ({_NAMES})
+    ON CONFLICT (event_id, topic, source, day) DO NOTHING
+    RETURNING topic, source, event_id, partition, "offset"
+), buried AS (
+    DELETE FROM dead_letters USING new
+    WHERE (dead_letters.topic, dead_letters.partition, dead_letters."offset") = (new.topic, new.partition, new."offset")
+)
+SELECT topic, source, event_id FROM new
+"""
+_WANTED = """
+unnest(%(topic)s::text[], %(source)s::text[], %(event_id)s::text[], %(first)s::date[], %(last)s::date[])
+AS wanted (topic, source, event_id, first, last)
+"""
+_KNOWN = f"""
+SELECT inbox.topic, inbox.source, inbox.event_id, body_digest, day FROM {_WANTED} JOIN inbox
+ON inbox.event_id = wanted.event_id AND inbox.topic = wanted.topic AND inbox.source = wanted.source
+    AND day BETWEEN wanted.first AND wanted.last AND day BETWEEN %(from)s AND %(to)s
+"""
+_ONE_BY_ONE = "SELECT pg_advisory_xact_lock(hashtextextended(name, 0)) FROM unnest(%s::text[]) AS name"
+_AGAIN = """
+WITH again AS (
+    UPDATE inbox SET state = 'done', attempts = inbox.attempts + %(attempts)s, handled_at = now()
+    FROM unnest(%(topic)s::text[], %(source)s::text[], %(event_id)s::text[], %(day)s::date[], %(redriven)s::bool[])
+        AS wanted (topic, source, event_id, day, redriven)
+    WHERE inbox.event_id = wanted.event_id AND inbox.topic = wanted.topic AND inbox.source = wanted.source
+        AND inbox.day = wanted.day AND (state = 'redriven' OR (state = 'dead' AND wanted.redriven))
+    RETURNING inbox.topic, inbox.source, inbox.event_id, inbox.partition, inbox."offset"
+), buried AS (
+    DELETE FROM dead_letters USING again
+    WHERE (dead_letters.topic, dead_letters.partition, dead_letters."offset")
+        = (again.topic, again.partition, again."offset")
+)
+SELECT topic, source, event_id FROM again
+"""
+_DEAD = f"""
 INSERT INTO inbox ({_NAMES})
 SELECT {_NAMES.replace("refs", "string_to_array(refs, chr(31))")} FROM unnest({_ROWS}) AS new ({_NAMES})
+ON CONFLICT (event_id, topic, source, day) DO UPDATE SET state = 'dead', handled_at = now(),
+    attempts = inbox.attempts + EXCLUDED.attempts
+WHERE inbox.state = 'redriven'
+RETURNING partition, "offset", attempts, day
 """
-_CLAIM = _INSERT + "ON CONFLICT (event_id, topic, source) DO NOTHING RETURNING topic, source, event_id"
-_NAMED = "FROM unnest(%(topic)s::text[], %(source)s::text[], %(event_id)s::text[]"
-_KNOWN = f"""
-SELECT topic, source, event_id, body_sha256 FROM inbox JOIN (
-    SELECT * {_NAMED}) AS wanted (topic, source, event_id)
-) AS wanted USING (topic, source, event_id)
+_BURY = """
+INSERT INTO dead_letters (topic, partition, "offset", event_id, source, type, correlationid, causationid, refs, state,
+    attempts, error, event_time, recorded_at, received_at, day, key, headers, body)
+VALUES (%(topic)s, %(partition)s, %(offset)s, %(event_id)s, %(source)s, %(type)s, %(correlationid)s, %(causationid)s,
+    %(refs)s, 'dead', %(attempts)s, %(error)s, %(event_time)s, %(recorded_at)s, %(received_at)s, %(day)s, %(key)s,
+    %(headers)s, %(body)s)
+ON CONFLICT (topic, partition, "offset") DO UPDATE SET event_id = EXCLUDED.event_id, source = EXCLUDED.source,
+    type = EXCLUDED.type, correlationid = EXCLUDED.correlationid, causationid = EXCLUDED.causationid,
+    refs = EXCLUDED.refs, state = 'dead', attempts = EXCLUDED.attempts, error = EXCLUDED.error, handled_at = now(),
+    due_at = NULL
 """
-_AGAIN = f"""
-UPDATE inbox SET state = 'done', attempts = inbox.attempts + %(attempts)s, error = NULL, handled_at = now(),
-    key = NULL, headers = NULL, body = NULL
-{_NAMED}, %(redriven)s::bool[]) AS wanted (topic, source, event_id, redriven)
-WHERE inbox.event_id = wanted.event_id AND inbox.topic = wanted.topic AND inbox.source = wanted.source
-    AND (state = 'redriven' OR (state = 'dead' AND wanted.redriven))
-RETURNING inbox.topic, inbox.source, inbox.event_id
-"""
-_DIE = (
-    _INSERT
-    + """
-ON CONFLICT (event_id, topic, source) DO UPDATE SET state = 'dead', attempts = inbox.attempts + EXCLUDED.attempts,
-    error = EXCLUDED.error, handled_at = now(), key = EXCLUDED.key, headers = EXCLUDED.headers, body = EXCLUDED.body
-WHERE inbox.state = 'redriven' RETURNING 1
-"""
-)
 
 
 async def claim(work: UnitOfWork, delivery: Delivery, attempts: int) -> bool:
@@ -158,36 +186,53 @@ async def claim_many(work: UnitOfWork, deliveries: Sequence[Delivery], attempts:
     first: dict[Identity, Delivery] = {}
     for delivery in deliveries:
         first.setdefault(delivery.identity, delivery)
-    bodies = {identity: delivery.body_sha256 for identity, delivery in first.items()}
     async with (await work.raw()).cursor() as cursor:
-        rows = [delivery.row(delivery.envelope.id, "done", attempts) for delivery in first.values()]
-        fresh: set[Identity] = set(await (await cursor.execute(_CLAIM, _arrays(rows))).fetchall())
-        if seen := [delivery for identity, delivery in first.items() if identity not in fresh]:
-            for *identity, body in await (
-                await cursor.execute(_KNOWN, _arrays(map(_named, seen)))
-            ).fetchall():
-                bodies[identity[0], identity[1], identity[2]] = bytes(body)
-            same = [_named(d) for d in seen if bodies[d.identity] == d.body_sha256]
-            again = await cursor.execute(_AGAIN, {**_arrays(same), "attempts": attempts}) if same else None
-            fresh |= set(await again.fetchall()) if again else set()
+        known = await _repeated(cursor, [delivery for delivery in first.values() if delivery.foreign])
+        fresh: set[Identity] = set()
+        if new := [delivery for identity, delivery in first.items() if identity not in known]:
+            rows = _arrays(_row(delivery, delivery.envelope.id, "done", attempts) for delivery in new)
+            fresh = set(await (await cursor.execute(_CLAIM, rows)).fetchall())
+            if seen := [delivery for delivery in new if delivery.identity not in fresh]:
+                known |= await _known(cursor, seen)
+        again = [_again(first[i], at) for i, (digest, at) in known.items() if digest == first[i].body_digest]
+        if again:
+            given = {**_arrays(again), "attempts": attempts}
+            fresh |= set(await (await cursor.execute(_AGAIN, given)).fetchall())
     claims: list[Claim] = []
     for delivery in deliveries:
-        if delivery.body_sha256 != bodies[delivery.identity]:
+        identity = delivery.identity
+        if delivery.body_digest != (known[identity][0] if identity in known else first[identity].body_digest):
             claims.append("reused")
         else:
-            claims.append("fresh" if delivery.identity in fresh else "known")
-            fresh.discard(delivery.identity)
+            claims.append("fresh" if identity in fresh else "known")
+            fresh.discard(identity)
     return claims
 
 
 async def bury(work: UnitOfWork, service: str, delivery: Delivery, attempts: int, reason: str) -> bool:
     """Record the message as dead and send its copy to the dead letters; False if it was buried before."""
     async with (await work.raw()).cursor() as cursor:
-        known = await (await cursor.execute(_KNOWN, _arrays([_named(delivery)]))).fetchone()
-        same = known is None or bytes(known[3]) == delivery.body_sha256
-        row = delivery.row(delivery.envelope.id if same else delivery.fingerprint, "dead", attempts, reason)
-        if not await (await cursor.execute(_DIE, _arrays([row]))).fetchone():
+        known = await (_repeated if delivery.foreign else _known)(cursor, [delivery])
+        digest, day = known.get(delivery.identity, (delivery.body_digest, delivery.day))
+        event_id = delivery.envelope.id if digest == delivery.body_digest else delivery.fingerprint
+        row = {**_row(delivery, event_id, "dead", attempts), "day": day}
+        found = await (await cursor.execute(_DEAD, _arrays([row]))).fetchone()
+        if found is None:
             return False
+        envelope = delivery.envelope
+        given = {
+            **row,
+            **dict(zip(("partition", "offset", "attempts", "day"), found, strict=True)),
+            "refs": None if delivery.refs is None else list(delivery.refs),
+            "type": envelope.type,
+            "correlationid": envelope.correlationid,
+            "error": reason,
+            "event_time": envelope.time,
+            "key": delivery.key,
+            "headers": Jsonb(pack_headers(delivery.headers)),
+            "body": delivery.body,
+        }
+        await cursor.execute(_BURY, given)
     work.send(
         dead_letter(
             service,
@@ -205,12 +250,64 @@ async def bury(work: UnitOfWork, service: str, delivery: Delivery, attempts: int
     return True
 
 
-def _named(delivery: Delivery) -> dict[str, Any]:
+async def _repeated(cursor: Cursor, foreign: Sequence[Delivery]) -> Known:
+    """Foreign messages that were seen on another day: a producer that tries again may give another time, or none.
+
+    One at a time by identity, so that two copies on two days cannot pass each other.
+    """
+    if not foreign:
+        return {}
+    await cursor.execute(_ONE_BY_ONE, (sorted("\x1f".join(delivery.identity) for delivery in foreign),))
+    return await _known(cursor, foreign, REPEATED_DAYS, 1)
+
+
+async def _known(cursor: Cursor, deliveries: Sequence[Delivery], before: int = 0, after: int = 0) -> Known:
+    wanted = [
+        {
+            "topic": delivery.topic,
+            "source": delivery.envelope.source,
+            "event_id": delivery.envelope.id,
+            "first": delivery.day - timedelta(days=before),
+            "last": delivery.day + timedelta(days=after),
+        }
+        for delivery in deliveries
+    ]
+    given = _arrays(wanted)
+    given |= {
+        "from": min(given["first"]),
+        "to": max(given["last"]),
+    }  # so that PostgreSQL opens these partitions alone
+    rows = await (await cursor.execute(_KNOWN, given)).fetchall()
+    return {(topic, source, event_id): (digest, day) for topic, source, event_id, digest, day in rows}
+
+
+def _row(delivery: Delivery, event_id: str, state: str, attempts: int) -> dict[str, Any]:
+    envelope = delivery.envelope
+    return {
+        "recorded_at": delivery.recorded_at,
+        "received_at": delivery.received_at,
+        "offset": delivery.offset,
+        "body_digest": delivery.body_digest,
+        "day": delivery.day,
+        "partition": delivery.partition,
+        "attempts": attempts,
+        "state": state,
+        "event_id": event_id,
+        "topic": delivery.topic,
+        "source": envelope.source,
+        "correlationid": envelope.correlationid if envelope.correlationid != event_id else None,
+        "causationid": envelope.causationid,
+        "refs": None if delivery.refs is None else _REFS_SEPARATOR.join(delivery.refs),
+    }
+
+
+def _again(delivery: Delivery, day: date) -> dict[str, Any]:
     topic, source, event_id = delivery.identity
-    return {"topic": topic, "source": source, "event_id": event_id, "redriven": delivery.envelope.redriven}
+    redriven = delivery.envelope.redriven
+    return {"topic": topic, "source": source, "event_id": event_id, "day": day, "redriven": redriven}
 
 
-def _arrays(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _arrays(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """One array for each column."""
     given = list(rows)
     return {name: [row[name] for row in given] for name in given[0]}

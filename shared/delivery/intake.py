@@ -8,13 +8,13 @@ import structlog
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
+from shared.contracts.declared import references
 from shared.contracts.envelope import Envelope, read, repair_headers
 from shared.contracts.errors import DriftwheelError, Poison
 from shared.contracts.events import EVENTS, Event
 from shared.contracts.text import place
 from shared.delivery import inbox
 from shared.delivery.failures import classify
-from shared.delivery.outbox import references
 from shared.delivery.records import MAX_HEADERS, Unreadable
 from shared.delivery.unit_of_work import Database
 
@@ -76,7 +76,7 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
     return (
-        dataclasses.replace(blank, received_at=received_at, envelope=envelope, refs=references(payload)),
+        dataclasses.replace(blank, received_at=received_at, envelope=envelope, refs=references(event)),
         event,
     )
 

@@ -109,6 +109,19 @@ class DeliverySettings(KafkaSettings, BaseSettings):
     retry_first_seconds: float = Field(
         0.2, gt=0, le=60, description="Pause before the second try; doubles each time."
     )
+    keep_days: int = Field(
+        100,
+        ge=98,
+        le=3_650,
+        description="Days that handled and sent messages are remembered. At least the retention of topics and of dead "
+        "letters together, and 8 more: an event that can still be delivered must still be recognised.",
+    )
+    keep_dead_days: int = Field(
+        60,
+        ge=1,
+        le=60,
+        description="Days that a dead letter can be redriven; as the retention of the topics of dead letters.",
+    )
     retry_later_seconds: float = Field(
         900,
         gt=0,

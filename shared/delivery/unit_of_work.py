@@ -14,7 +14,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Event
-from shared.delivery.outbox import INSERT, Outgoing, outgoing, pack_headers
+from shared.delivery.outbox import INSERT, WAKE, Outgoing, outgoing, pack_headers
 from shared.delivery.postgres import connect
 from shared.telemetry.spans import announcing
 
@@ -43,8 +43,10 @@ class UnitOfWork:
         Args:
             topic: only for a reply topic that a requester named; the type stays the event's own.
         """
-        event_id = new_id()
+        event_id = event.own_id() or new_id()
         cause = self.cause
+        begins = cause is None or (cause.type == "request" and cause.correlationid == cause.id)
+        story = event.story() if begins else None
         self._outgoing.append(
             outgoing(
                 event,
@@ -53,8 +55,8 @@ class UnitOfWork:
                     source=f"/{self._service}",
                     type=event.ce_type(),
                     time=datetime.now(UTC),
-                    correlationid=cause.correlationid if cause else event_id,
-                    causationid=cause.id if cause else None,
+                    correlationid=story or (cause.correlationid if cause else event_id),
+                    causationid=cause.id if cause and not story else None,
                     subject=event.partition_key(),
                     traceparent=announcing(topic or event.topic, cause),
                 ),
@@ -96,14 +98,15 @@ class UnitOfWork:
                 "body": m.body,
                 "correlationid": m.correlationid,
                 "causationid": m.causationid,
-                "refs": list(m.refs),
+                "refs": m.refs,
+                "shown": Jsonb(m.shown) if m.shown is not None else None,
             }
             for m in self._outgoing
         ]
         self._outgoing = []
         async with (await self.raw()).cursor() as cursor:
             await cursor.executemany(INSERT, rows)
-            await cursor.execute("SELECT pg_notify('outbox', '')")
+            await cursor.execute(WAKE)
 
 
 class Database:

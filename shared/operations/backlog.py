@@ -25,13 +25,16 @@ EVERY_SECONDS = 5.0
 STATES = ("waiting", "running")
 _PATIENCE_SECONDS = 10.0
 
-# A redrive of many is due bit by bit: a row that is not due yet, and was not tried, does not wait.
-OUTBOX = """
-SELECT count(*) AS pending,
-    greatest(0, extract(epoch FROM now() - min(CASE WHEN attempts = 0 THEN next_try_at ELSE created_at END)))::float AS age_seconds
-FROM outbox WHERE sent_at IS NULL AND dead_at IS NULL
+MOST_COUNTED = 10_000
+"""Beyond this a number is PostgreSQL's estimate: counting 300,000 rows each second is load without news."""
+OUTBOX = f"""
+SELECT CASE WHEN counted < {MOST_COUNTED} THEN counted ELSE greatest(counted, estimated) END AS pending,
+    coalesce(extract(epoch FROM now() - oldest.created_at), 0)::float AS age_seconds
+FROM (SELECT count(*) AS counted FROM (SELECT FROM outbox WHERE dead_at IS NULL LIMIT {MOST_COUNTED}) AS some) AS some,
+    (SELECT reltuples::bigint AS estimated FROM pg_class WHERE oid = 'outbox'::regclass) AS whole
+LEFT JOIN LATERAL (SELECT created_at FROM outbox WHERE dead_at IS NULL ORDER BY id LIMIT 1) AS oldest ON true
 """
-_DEAD = "SELECT topic, count(*) FROM inbox WHERE state = 'dead' GROUP BY topic"
+_DEAD = "SELECT topic, count(*) FROM dead_letters WHERE state = 'dead' GROUP BY topic"
 # A job whose worker fell silent waits for another one. A job that is to be tried later is not due before then.
 _JOBS = """
 SELECT task_name, state, count(*), greatest(0, extract(epoch FROM now() - min(since)))::float

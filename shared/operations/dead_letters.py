@@ -1,7 +1,7 @@
-"""What died in this service: find it, read it, and send it again, one or many, under its own id.
+"""What died in this service: find it, read it, and have it handled again, one or many, under its own id.
 
-A redrive is one statement: the inbox row turns from `dead` to `redriven` and the message goes into the outbox, or
-neither. Handling it turns the row to `done`. Services that handled the event before skip the copy by its id.
+A redrive is one statement: it marks the row in the inbox and the dead letter, and the service takes it up again itself
+(redrive.py in delivery). Nothing goes through Kafka: no other service sees a copy, and a compacted topic keeps its newest.
 """
 
 import base64
@@ -28,51 +28,50 @@ _GROUPS_SHOWN = 20
 _HOW = "List them: driftwheel dlq list."
 
 _LIST = """
-SELECT event_id, topic, partition, "offset", type, source, correlationid, attempts, error, handled_at,
+SELECT event_id, topic, partition, "offset", type, source, correlationid, state, attempts, error, handled_at,
     coalesce(octet_length(body), 0) AS bytes
-FROM inbox WHERE {where} ORDER BY handled_at DESC, event_id DESC LIMIT %(limit)s
+FROM dead_letters WHERE {where} ORDER BY handled_at DESC, event_id DESC LIMIT %(limit)s
 """
 _ONE = """
-SELECT event_id, state, error, attempts, topic, partition, "offset", type, source, correlationid, causationid, refs,
-    event_time, recorded_at, received_at, handled_at, key, headers, octet_length(body) AS bytes,
-    substring(body FOR %(shown)s) AS head
-FROM inbox WHERE {where} ORDER BY handled_at DESC LIMIT 2
+SELECT event_id, state, error, attempts, topic, partition, "offset", type, source, correlationid, causationid,
+    coalesce(refs, '{{}}') AS refs, event_time, recorded_at, received_at, handled_at, key, headers,
+    octet_length(body) AS bytes, substring(body FOR %(shown)s) AS head
+FROM dead_letters WHERE {where} ORDER BY handled_at DESC LIMIT 2
+"""
+_HANDLED = """
+SELECT event_id, state, NULL AS error, attempts, topic, partition, "offset", topic || '.v1' AS type, source,
+    coalesce(correlationid, event_id) AS correlationid, causationid, coalesce(refs, '{}') AS refs, NULL AS event_time,
+    recorded_at, received_at, handled_at, NULL AS key, NULL AS headers, NULL AS bytes, NULL AS head
+FROM inbox WHERE event_id = %(event_id)s ORDER BY handled_at DESC LIMIT 2
 """
 _GROUPS = """
 SELECT GROUPING(topic) = 0 AS of_topic, GROUPING(reason) = 0 AS of_error, topic, reason, count(*) AS messages
-FROM (SELECT topic, left(error, 300) AS reason FROM inbox WHERE {where}) AS wanted
+FROM (SELECT topic, left(error, 300) AS reason FROM dead_letters WHERE {where}) AS wanted
 GROUP BY GROUPING SETS ((topic), (reason), ()) ORDER BY messages DESC, topic, reason
 """
-_OLDEST = "SELECT event_id FROM inbox WHERE {where} ORDER BY handled_at, event_id LIMIT %(limit)s"
-# Oldest first, one after the other in time: the relay takes what is due. A message without an id of its own (a foreign
-# one) gets its inbox id as a header: without one the copy would be a new event.
-_SEND_AGAIN = """
+_OLDEST = "SELECT event_id FROM dead_letters WHERE {where} ORDER BY handled_at, event_id LIMIT %(limit)s"
+# Oldest first, one after the other in time: see redrive.py, which takes what is due.
+_AGAIN = """
 WITH chosen AS (
-    SELECT event_id, topic, source, handled_at FROM inbox WHERE {where}
-    ORDER BY handled_at, event_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-), placed AS (
-    SELECT event_id, topic, source, row_number() OVER (ORDER BY handled_at, event_id) - 1 AS place FROM chosen
-), taken AS (
-    UPDATE inbox SET state = 'redriven' FROM placed
-    WHERE inbox.event_id = placed.event_id AND inbox.topic = placed.topic AND inbox.source = placed.source
-    RETURNING inbox.event_id, inbox.topic, inbox.source, key, headers, body, correlationid, causationid, refs, place
-), sent AS (
-    INSERT INTO outbox (event_id, topic, key, headers, body, correlationid, causationid, refs, next_try_at)
-    SELECT event_id, topic, key,
-        coalesce((
-            SELECT jsonb_agg(header ORDER BY at) FROM jsonb_array_elements(headers) WITH ORDINALITY AS each (header, at)
-            WHERE header ->> 0 <> 'ce_redrivenat'
-        ), '[]')
-        || CASE WHEN EXISTS (SELECT FROM jsonb_array_elements(headers) AS header WHERE header ->> 0 = 'ce_id')
-            THEN '[]' ELSE jsonb_build_array(jsonb_build_array('ce_id', event_id)) END
-        || CASE WHEN source = '/unreadable' THEN jsonb_build_array(jsonb_build_array('ce_source', source)) ELSE '[]' END
-        || jsonb_build_array(jsonb_build_array('ce_redrivenat', now())),
-        body, correlationid, causationid, refs, now() + place * make_interval(secs => %(pause)s)
-    FROM taken ORDER BY place
-    RETURNING topic, next_try_at
+    SELECT topic, partition, "offset", row_number() OVER (ORDER BY handled_at, event_id) - 1 AS number
+    FROM (
+        SELECT topic, partition, "offset", handled_at, event_id FROM dead_letters WHERE {where}
+        ORDER BY handled_at, event_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    ) AS oldest
+), due AS (
+    UPDATE dead_letters SET state = 'redriven', due_at = now() + number * make_interval(secs => %(pause)s)
+    FROM chosen WHERE (dead_letters.topic, dead_letters.partition, dead_letters."offset")
+        = (chosen.topic, chosen.partition, chosen."offset")
+    RETURNING dead_letters.topic, event_id, source, day, due_at
+), known AS (
+    UPDATE inbox SET state = 'redriven' FROM due
+    WHERE inbox.event_id = due.event_id AND inbox.topic = due.topic AND inbox.source = due.source AND inbox.day = due.day
+        AND state = 'dead'
 )
-SELECT topic, count(*) AS messages, max(next_try_at) AS until FROM sent GROUP BY topic ORDER BY messages DESC, topic
+SELECT topic, count(*) AS messages, max(due_at) AS until FROM due GROUP BY topic ORDER BY messages DESC, topic
 """
+_WAITING = "(state = 'dead' OR due_at < now() - interval '1 minute')"
+"""Dead, or sent again long enough ago that somebody should look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ class Wanted:
     correlation: str | None = None
     source: str | None = None
 
-    def where(self) -> tuple[str, Json]:
-        """A condition on inbox rows, and its parameters."""
+    def where(self, *, dead_only: bool = True) -> tuple[str, Json]:
+        """A condition on dead letters, and its parameters; of the redriven ones only those that wait for long."""
         conditions = {
             "topic": "topic = %(topic)s",
             "error": "error ILIKE %(error)s",
@@ -93,15 +92,17 @@ class Wanted:
             "source": "source = %(source)s",
         }
         given = {name: value for name in conditions if (value := getattr(self, name))}
-        where = " AND ".join(["state = 'dead'", *(conditions[name] for name in given)])
+        where = " AND ".join(
+            ["state = 'dead'" if dead_only else _WAITING, *(conditions[name] for name in given)]
+        )
         if self.error:
             given["error"] = f"%{_literal(self.error)}%"
         return where, given
 
 
 async def newest(work: UnitOfWork, wanted: Wanted, after: Cursor | None, limit: int) -> Json:
-    """A page of dead letters, newest first, without their bodies."""
-    where, given = wanted.where()
+    """A page of dead letters, newest first, without their bodies; with them what was redriven and waits for long."""
+    where, given = wanted.where(dead_only=False)
     if after:
         where += " AND (handled_at, event_id) < (%(after_at)s, %(after_id)s)"
         given |= {"after_at": after.at, "after_id": after.id}
@@ -111,7 +112,7 @@ async def newest(work: UnitOfWork, wanted: Wanted, after: Cursor | None, limit: 
 
 
 async def one(work: UnitOfWork, event_id: str, *, with_payload: bool) -> Json:
-    """A message of the inbox, in any state; key, headers and payload are kept until it is handled.
+    """A message that died, or the bare row of one that was handled: its headers and payload are with Kafka.
 
     Args:
         event_id: its own id, or its place: topic/partition/offset.
@@ -121,7 +122,8 @@ async def one(work: UnitOfWork, event_id: str, *, with_payload: bool) -> Json:
         Conflict: several have this id.
     """
     where, given = _named(event_id)
-    row = _the_one(await _rows(work, _ONE.format(where=where), {**given, "shown": SHOWN_BYTES}))
+    dead = await _rows(work, _ONE.format(where=where), {**given, "shown": SHOWN_BYTES})
+    row = _the_one(dead or await _rows(work, _HANDLED, {"event_id": event_id}))
     head, key, size = row.pop("head"), row.pop("key"), row["bytes"]
     row["key"] = readable(key, len(key)) if key is not None else None
     row["payload"] = readable(head, size) if head is not None and with_payload else None
@@ -147,28 +149,29 @@ async def matching(work: UnitOfWork, wanted: Wanted, limit: int) -> Json:
 
 
 async def redrive(work: UnitOfWork, event_id: str) -> str:
-    """Send a dead letter to its topic again; returns the topic.
+    """Have a dead letter handled again; returns its topic.
 
     Raises:
         NotFound: no message with this id died here.
         Conflict: it was redriven before and has not died again; or several have this id.
     """
     where, given = _named(event_id)
-    found = _the_one(await _rows(work, _ONE.format(where=where), {**given, "shown": 0}))
-    where, given = _named("{topic}/{partition}/{offset}".format(**found))
-    sent = await _send_again(work, f"state = 'dead' AND {where}", given, limit=1, per_second=1)
-    if not sent:
+    found = await _rows(work, _ONE.format(where=where), {**given, "shown": 0})
+    found = [row for row in found if row["state"] == "dead"] or found
+    row = _the_one(found or await _rows(work, _HANDLED, {"event_id": event_id}))
+    where, given = _named("{topic}/{partition}/{offset}".format(**row))
+    if not await _send_again(work, f"state = 'dead' AND {where}", given, limit=1, per_second=1):
         raise Conflict(
             "This event is not dead: it was handled or already redriven.", "Follow it: driftwheel trace."
         )
-    return str(sent[0]["topic"])
+    return str(row["topic"])
 
 
 async def redrive_many(work: UnitOfWork, wanted: Wanted, limit: int, per_second: float) -> Json:
-    """Send up to `limit` dead letters again, the oldest first, `per_second` of them a second.
+    """Have up to `limit` dead letters handled again, the oldest first, `per_second` of them a second.
 
-    All of them are marked and put into the outbox by this unit of work, or none: a call that fails changed nothing, and
-    the same call again sends only what died since.
+    All of them are marked by this unit of work, or none: a call that fails changed nothing, and the same call again takes
+    only what died since.
     """
     where, given = wanted.where()
     sent = await _send_again(work, where, given, limit, per_second)
@@ -185,10 +188,7 @@ async def _send_again(
     work: UnitOfWork, where: str, given: Json, limit: int, per_second: float
 ) -> list[dict[str, Any]]:
     parameters = {**given, "limit": limit, "pause": 1 / per_second}
-    sent = await _rows(work, _SEND_AGAIN.format(where=where), parameters)
-    if sent:
-        await _rows(work, "SELECT pg_notify('outbox', '')", {})
-    return sent
+    return await _rows(work, _AGAIN.format(where=where), parameters)
 
 
 def readable(data: bytes, size: int) -> Json:

@@ -1,50 +1,40 @@
 """The events of one service, newest first: what it sent, and what reached it from producers outside the platform.
 
-All services together are the log of the platform: each event of ours is in the outbox of the one that sent it.
+All services together are the log of the platform: each event of ours is in the outbox of the one that sent it, or in what
+that one has sent. Shown is what the event class declares, never what a user wrote.
 """
 
-import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg.rows import dict_row
 
+from shared.contracts.events import EVENTS
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.http.keyset import Cursor, page
-
-SUMMARISED_BYTES = 65_536
-"""Larger payloads are listed without their values."""
-_LONGEST_VALUE = 500
 
 # What is not from one of us. Written out, because only then does PostgreSQL use the index on just these rows.
 _FOREIGN = "source NOT IN ('/data', '/trainer', '/evaluator', '/registry', '/serving', '/monitor')"
 # Copies for the dead-letter topics are no events of their own; they are listed when asked for by topic.
 _NO_COPIES = "topic NOT LIKE '%%.dlq'"
-# Found by index first and sorted after: with LIMIT in sight PostgreSQL might walk the whole table by time instead.
-_OUTBOX_BY_ID = """
-WITH found AS MATERIALIZED (
-    SELECT id FROM outbox WHERE event_id = %(id)s
-    UNION SELECT id FROM outbox WHERE correlationid = %(id)s
-    UNION SELECT id FROM outbox WHERE refs @> ARRAY[%(id)s]
-)
-"""
-_INBOX_BY_ID = """
-WITH found AS MATERIALIZED (
-    SELECT event_id FROM inbox WHERE event_id = %(id)s
-    UNION SELECT event_id FROM inbox WHERE correlationid = %(id)s
-    UNION SELECT event_id FROM inbox WHERE refs @> ARRAY[%(id)s]
-)
-"""
-_SENT = f"""
-SELECT event_id, topic, correlationid, causationid, refs, created_at AS at, sent_at, dead_at, next_try_at, attempts,
-    error, partition, "offset", headers, octet_length(body) AS bytes,
-    CASE WHEN octet_length(body) <= {SUMMARISED_BYTES} THEN body END AS body
-FROM outbox {{where}} ORDER BY created_at DESC, event_id DESC LIMIT %(limit)s
-"""
+_PER_ANSWER = frozenset(event.topic for event in EVENTS if event.per_answer)
+_TYPES = {event.topic: event.ce_type() for event in EVENTS}
+_BY_ID = "(event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s])"
+_RECENT = timedelta(days=2)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+_WAITING = """
+SELECT event_id, topic, correlationid, causationid, coalesce(refs, '{}') AS refs, created_at AS at, NULL AS sent_at, dead_at,
+    next_try_at, attempts, error, NULL AS partition, NULL AS "offset", octet_length(body) AS bytes,
+    coalesce(shown, '{}') AS payload"""
+_SENT = """
+SELECT event_id, topic, coalesce(correlationid, event_id) AS correlationid, causationid, coalesce(refs, '{}') AS refs,
+    created_at AS at, sent_at, NULL AS dead_at, NULL AS next_try_at, 0 AS attempts, NULL AS error, partition, "offset", bytes,
+    coalesce(shown, '{}') AS payload"""
 _RECEIVED = """
-SELECT event_id, topic, correlationid, causationid, refs, received_at AS at, recorded_at AS sent_at, type, source,
-    state AS handled, error, partition, "offset"
-FROM inbox {where} ORDER BY received_at DESC, event_id DESC LIMIT %(limit)s
+SELECT event_id, topic, coalesce(correlationid, event_id) AS correlationid, causationid, coalesce(refs, '{}') AS refs,
+    received_at AS at, recorded_at AS sent_at, source, state AS handled, partition, "offset"
 """
 
 
@@ -61,89 +51,78 @@ async def newest(
     Args:
         any_id: an event's own id, that of its story, or one that its payload names.
     """
-    given: Json = {"limit": limit + 1, "topic": topic, "id": any_id}
+    since = (after.at if after else datetime.now(UTC)) - _RECENT
+    given: Json = {"limit": limit + 1, "topic": topic, "id": any_id, "since": since}
     if after:
         given |= {"after_at": after.at, "after_id": after.id}
-    sent = await _rows(work, *_query(_SENT, "created_at", "id", _OUTBOX_BY_ID, given, []))
-    received = await _rows(
-        work, *_query(_RECEIVED, "received_at", "event_id", _INBOX_BY_ID, given, [_FOREIGN])
+    waiting = await _rows(work, _query(_WAITING, "outbox", "created_at", given, []), given)
+    sent = await _newest(work, _SENT, "sent", "created_at", "created_at > %(since)s", given, [])
+    received = await _newest(
+        work, _RECEIVED, "inbox", "received_at", "day > (%(since)s)::date", given, [_FOREIGN]
     )
-    rows = [_sent(service, row) for row in sent] + [_received(service, row) for row in received]
-    # Stable: rows of one moment stay as PostgreSQL orders their ids, which is how the next page goes on.
-    rows.sort(key=lambda row: row["at"], reverse=True)
+    rows = [_ours(service, row) for row in waiting + sent] + [_received(service, row) for row in received]
+    # By time and id, as PostgreSQL orders them, which is how the next page goes on.
+    rows.sort(key=lambda row: (row["at"], row["event_id"]), reverse=True)
     shown, following = page(rows, limit, "at")
     return {"events": shown, "next": following}
 
 
-def _query(
-    template: str, time: str, key: str, by_id: str, given: Json, always: list[str]
-) -> tuple[str, Json]:
+async def _newest(
+    work: UnitOfWork, columns: str, table: str, time: str, recent: str, given: Json, always: list[str]
+) -> list[dict[str, Any]]:
+    """Of the last days first: mostly that is enough, and saves opening a partition for each day that is kept."""
+    if not given["id"]:
+        found = await _rows(work, _query(columns, table, time, given, [*always, recent]), given)
+        if len(found) == given["limit"]:
+            return found
+    return await _rows(work, _query(columns, table, time, given, always), given)
+
+
+def _query(columns: str, table: str, time: str, given: Json, always: list[str]) -> str:
     conditions = list(always)
     conditions.append("topic = %(topic)s" if given["topic"] else _NO_COPIES)
-    if given["id"]:
-        conditions.append(f"{key} IN (SELECT {key} FROM found)")
+    if table == "sent" and given["topic"] and given["topic"] not in _PER_ANSWER:
+        conditions.append("refs IS NOT NULL")
     if "after_at" in given:
-        conditions.append(f"({time}, event_id) < (%(after_at)s, %(after_id)s)")
-    where = "WHERE " + " AND ".join(conditions)
-    return (by_id if given["id"] else "") + template.format(where=where), given
+        conditions.append(f"{time} <= %(after_at)s AND ({time}, event_id) < (%(after_at)s, %(after_id)s)")
+    where = " AND ".join(conditions)
+    # Found by index first and sorted after: with LIMIT in sight PostgreSQL might walk the whole table by time instead.
+    found = f"WITH found AS MATERIALIZED (SELECT * FROM {table} WHERE {_BY_ID})" if given["id"] else ""
+    source = "found" if given["id"] else table
+    return f"{found}{columns} FROM {source} WHERE {where} ORDER BY {time} DESC, event_id DESC LIMIT %(limit)s"
 
 
-def _sent(service: str, row: Json) -> Json:
-    headers = {name: _text(value) for name, value in row.pop("headers")}
-    body = row.pop("body")
-    if row["dead_at"]:
-        state = "never sent"
-    elif row["sent_at"]:
-        state = "sent"
-    else:
-        state = "waiting"
+def _ours(service: str, row: Json) -> Json:
+    state = "never sent" if row["dead_at"] else "sent" if row["sent_at"] else "waiting"
     return {
         **row,
         "service": service,
         "state": state,
-        "source": headers.get("ce_source", "/foreign"),
-        "type": headers.get("ce_type"),
-        "subject": headers.get("ce_subject"),
-        "redriven": "ce_redrivenat" in headers,
-        "headers": headers,
-        "payload": summary(bytes(body) if body is not None else None),
+        "source": f"/{service}",
+        "type": _TYPES.get(row["topic"]),
+        "subject": None,
+        "redriven": False,
+        "headers": {},
     }
 
 
 def _received(service: str, row: Json) -> Json:
-    """The inbox keeps no payload and no headers of what was handled: Kafka has them."""
+    """The inbox keeps no payload and no headers: Kafka has them."""
     return {
         **row,
         "service": service,
         "state": "received",
+        "type": _TYPES.get(row["topic"]),
         "dead_at": None,
         "next_try_at": None,
         "attempts": 0,
+        "error": None,
         "subject": None,
         "redriven": False,
         "headers": {},
         "bytes": None,
         "payload": {},
     }
-
-
-def summary(body: bytes | None) -> Json:
-    """The scalars of a payload, shortened; nothing of one that is no JSON object: a redriven one may be anything."""
-    try:
-        payload = json.loads(body) if body else {}
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(payload, dict):
-        return {}
-    return {
-        name[:_LONGEST_VALUE]: item[:_LONGEST_VALUE] if isinstance(item, str) else item
-        for name, item in payload.items()
-        if isinstance(item, str | int | float) and item != ""
-    }
-
-
-def _text(value: Any) -> str:
-    return f"base64:{value['base64']}" if isinstance(value, dict) else str(value or "")
 
 
 async def _rows(work: UnitOfWork, query: str, parameters: Json) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from shared.delivery import inbox
 from shared.delivery.bus import EventBroker
 from shared.delivery.intake import take, unread
 from shared.delivery.kafka import connection
+from shared.delivery.retention import remembered_since
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 
@@ -180,7 +181,9 @@ class Replay:
                 raise Invalid(
                     f"{total:,} records lie between; a replay brings at most {MOST_RECORDS:,}.", _NARROWER
                 )
-            async for topic, records in _read(reader, plan):
+            async with db.unit_of_work() as work:
+                since = await remembered_since(work)
+            async for topic, records in _read(reader, plan, since):
                 plan.known.setdefault(topic, Counter()).update(await _states(db, records))
         return plan
 
@@ -232,10 +235,14 @@ async def _starts(reader: AIOKafkaConsumer, start: Start, partitions: list[Topic
     return {p: max(place.offset, kept[p]) for p, place in found.items() if place is not None}
 
 
-async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str, list[inbox.Identity]]]:
+async def _read(
+    reader: AIOKafkaConsumer, plan: Plan, since: datetime | None
+) -> AsyncIterator[tuple[str, list[inbox.Identity]]]:
     """The identities of the records between the offsets of a plan, in batches of one topic.
 
-    Raises Unavailable if Kafka falls silent before the end: a plan must not miss anything.
+    Raises:
+        Unavailable: Kafka fell silent before the end: a plan must not miss anything.
+        Invalid: a record is older than what the inbox remembers.
     """
     if not plan.starts:
         return
@@ -250,6 +257,12 @@ async def _read(reader: AIOKafkaConsumer, plan: Plan) -> AsyncIterator[tuple[str
         )
         for partition, records in found.items():
             wanted = [record for record in records if record.offset < plan.ends[partition]]
+            if since and any(record.timestamp < since.timestamp() * 1_000 for record in wanted):
+                raise Invalid(
+                    f"{partition.topic} would begin before {since:%Y-%m-%d %H:%M} UTC. What was handled before then is "
+                    "forgotten here, and would have its effects again.",
+                    "Begin later: --from.",
+                )
             if wanted:
                 yield partition.topic, [_known_as(record) for record in wanted]
         if found:

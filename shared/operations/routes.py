@@ -1,4 +1,4 @@
-"""Routes that every service has for its events: the log, consumers, dead letters and their redrive, and a replay."""
+"""Routes that every service has for its events: the log, consumers, what was not sent, dead letters, and a replay."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from shared.delivery.settings import DeliverySettings
 from shared.http.auth import Caller, requires
 from shared.http.keyset import Cursor
 from shared.http.web import HttpWork
-from shared.operations import dead_letters, event_log
+from shared.operations import dead_letters, event_log, unsent
 from shared.operations.replay import Replay, Start
 
 Short = Annotated[Text, StringConstraints(max_length=200)]
@@ -39,6 +39,13 @@ class ResumeRequest(Contract):
     """Of which source to lift the quarantine; none: the consumer that stopped at its limit goes on."""
 
     source: Annotated[Text, StringConstraints(max_length=1_024)] | None = None
+
+
+class RetryRequest(Contract):
+    """Which of the events that were given up to send again; all, if it names none."""
+
+    topic: Short | None = None
+    event_id: Short | None = None
 
 
 class ReplayRequest(Contract):
@@ -117,6 +124,16 @@ def make_event_operations(service: str, broker: EventBroker, settings: DeliveryS
             )
         consumer.resume(asked.source)
         return consumer.to_json()
+
+    @router.get("/outbox")
+    async def outbox(work: HttpWork, _caller: Monitoring, topic: Asked = None, limit: Limit = 100) -> Json:
+        """Events that Kafka did not take, the oldest first: given up, or first of a topic that waits."""
+        return await unsent.unsent(work, topic, limit)
+
+    @router.post("/outbox/retry")
+    async def retry_outbox(asked: RetryRequest, work: HttpWork, _caller: Admin) -> Json:
+        """Send again what was given up."""
+        return await unsent.retry(work, asked.topic, asked.event_id)
 
     @router.post("/replay")
     async def replay_events(asked: ReplayRequest, request: Request, _caller: Admin) -> Json:

@@ -12,7 +12,6 @@ from psycopg.rows import dict_row
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.attempts import JOBS_OF
-from shared.operations.event_log import summary
 
 LIMIT = 2_000
 _KEY_OF_AN_OBJECT = re.compile(r"(?:.*/)?sha256/([0-9a-f]{64})(?:/.*)?")
@@ -20,23 +19,42 @@ _CORRELATIONS = """
 SELECT DISTINCT correlationid FROM (
     SELECT correlationid FROM outbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
     UNION ALL
-    SELECT correlationid FROM inbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
+    SELECT coalesce(correlationid, event_id) FROM sent
+    WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
+    UNION ALL
+    SELECT coalesce(correlationid, event_id) FROM inbox
+    WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
     UNION ALL
     SELECT correlationid FROM attempts WHERE key = %(id)s AND correlationid IS NOT NULL
 ) AS found LIMIT 50
 """
 _SENT = """
-SELECT event_id, topic, correlationid, causationid, refs, partition, "offset", created_at, sent_at, dead_at, error, body
-FROM outbox WHERE correlationid = ANY(%(ids)s) AND topic NOT LIKE '%%.dlq' ORDER BY id LIMIT %(limit)s
+SELECT event_id, topic, coalesce(correlationid, event_id) AS correlationid, causationid, coalesce(refs, '{}') AS refs,
+    partition, "offset", created_at, sent_at, NULL AS dead_at, NULL AS error, coalesce(shown, '{}') AS payload
+FROM sent
+WHERE (correlationid = ANY(%(ids)s) OR event_id = ANY(%(ids)s) AND correlationid IS NULL) AND topic NOT LIKE '%%.dlq'
+UNION ALL
+SELECT event_id, topic, correlationid, causationid, coalesce(refs, '{}'), NULL, NULL, created_at, NULL, dead_at, error,
+    coalesce(shown, '{}')
+FROM outbox WHERE correlationid = ANY(%(ids)s) AND topic NOT LIKE '%%.dlq'
+ORDER BY created_at, event_id LIMIT %(limit)s
 """
 _HANDLED = """
-SELECT event_id, topic, type, source, correlationid, causationid, refs, partition, "offset", state, attempts, error,
-    recorded_at, received_at, handled_at FROM inbox WHERE correlationid = ANY(%(ids)s) ORDER BY handled_at LIMIT %(limit)s
+SELECT inbox.event_id, inbox.topic, coalesce(type, inbox.topic || '.v1') AS type, inbox.source,
+    coalesce(inbox.correlationid, inbox.event_id) AS correlationid, inbox.causationid,
+    coalesce(inbox.refs, '{}') AS refs, inbox.partition, inbox."offset", inbox.state, inbox.attempts, error,
+    inbox.recorded_at, inbox.received_at, inbox.handled_at
+FROM inbox LEFT JOIN dead_letters AS dead ON inbox.state <> 'done'
+    AND (dead.topic, dead.partition, dead."offset") = (inbox.topic, inbox.partition, inbox."offset")
+WHERE inbox.correlationid = ANY(%(ids)s) OR inbox.event_id = ANY(%(ids)s) AND inbox.correlationid IS NULL
+ORDER BY handled_at LIMIT %(limit)s
 """
 _USUAL = """
 SELECT count(*) AS count, percentile_cont(0.5) WITHIN GROUP (
     ORDER BY extract(epoch FROM sent.created_at - cause.handled_at)::float) AS seconds
-FROM (SELECT causationid, created_at FROM outbox WHERE topic = %(topic)s ORDER BY id DESC LIMIT 20) AS sent
+FROM (
+    SELECT causationid, created_at FROM sent WHERE topic = %(topic)s AND refs IS NOT NULL ORDER BY created_at DESC LIMIT 20
+) AS sent
 JOIN inbox AS cause ON cause.event_id = sent.causationid
 """
 ANSWERS = {
@@ -82,6 +100,4 @@ async def local_trace(work: UnitOfWork, service: str, ids: Sequence[str]) -> Jso
 
 
 def _plain(row: Json) -> Json:
-    if "body" in row:
-        row["payload"] = summary(row.pop("body"))
     return {name: item.isoformat() if isinstance(item, datetime) else item for name, item in row.items()}

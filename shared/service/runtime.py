@@ -21,7 +21,9 @@ from shared.contracts.errors import Invalid
 from shared.contracts.text import Json
 from shared.delivery.bus import EventBroker, make_producer
 from shared.delivery.intake import EVENT_BY_TOPIC
-from shared.delivery.outbox import Relay
+from shared.delivery.redrive import Redrive
+from shared.delivery.relay import Relay
+from shared.delivery.retention import Retention
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.http.auth import Caller, requires
 from shared.http.server import server
@@ -88,7 +90,14 @@ def make_app(
     authenticator = settings.authenticator()
     lag = Lag(service, broker, settings)
     backlog = Backlog(service, db, list(broker.consumers), settings.stalled_after_seconds)
-    named = [("relay", relay.run), ("lag", lag.run), ("backlog", backlog.run), *background]
+    named = [
+        ("relay", relay.run),
+        ("redrive", Redrive(db, broker.again).run),
+        ("retention", Retention(db, settings).run),
+        ("lag", lag.run),
+        ("backlog", backlog.run),
+        *background,
+    ]
     loops = [Loop(name, run) for name, run in (*named, *([("jobs", jobs.run)] if jobs else []))]
     consumers = broker.consumers.values()
 

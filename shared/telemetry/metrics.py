@@ -34,6 +34,9 @@ CONSUMER_LAG_MESSAGES = Gauge(
 OUTBOX_REFUSED = Counter(
     "driftwheel_outbox_refused_total", "Events given up because Kafka never takes them.", ["service"]
 )
+OUTBOX_BLOCKED = Gauge(
+    "driftwheel_outbox_blocked", "1 while Kafka takes nothing for this topic of ours.", ["service", "topic"]
+)
 DEAD_LETTERS = Gauge(
     "driftwheel_dead_letters", "Messages that died and were not redriven.", ["service", "topic"]
 )

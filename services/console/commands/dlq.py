@@ -62,11 +62,17 @@ def _letters(found: list[Json]) -> None:
     table(
         ("service", "event", "topic", "tries", "died", "why"),
         [
-            (d["service"], d["event_id"], d["topic"], d["attempts"], when(d["handled_at"]), d["error"])
+            (d["service"], d["event_id"], d["topic"], d["attempts"], when(d["handled_at"]), _why(d))
             for d in found
         ],
         "Nothing is dead.",
     )
+
+
+def _why(letter: Json) -> str:
+    """Its error; of one that was redriven and still waits, that as well."""
+    waits = "redriven, not handled yet; before: " if letter.get("state") == "redriven" else ""
+    return waits + str(letter["error"])
 
 
 @app.command()

@@ -19,7 +19,7 @@ from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
 from shared.delivery import outbox
 from shared.delivery import unit_of_work as db
 from shared.delivery.handling import Done, Handling, Tries
-from shared.delivery.outbox import Relay
+from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 

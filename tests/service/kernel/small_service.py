@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import APIRouter, FastAPI
 from joserfc.jwk import OKPKey
 
@@ -17,6 +18,7 @@ from infra.kafka import topics
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.intake import EVENT_BY_TOPIC
+from shared.delivery.kafka import connection
 from shared.delivery.unit_of_work import Database
 from shared.http.tokens import mint
 from shared.http.web import HttpWork
@@ -102,13 +104,23 @@ class SmallService:
 
     def sent(self, state: str, name: str) -> dict[str, str]:
         """The headers of the status that was announced and is in Kafka; empty while there is none."""
-        query = (
-            "SELECT headers FROM outbox WHERE sent_at IS NOT NULL AND convert_from(body, 'UTF8')::jsonb @> %s"
-        )
+        query = 'SELECT topic, partition, "offset" FROM sent WHERE shown @> %s'
         wanted = f'{{"state": "{state}", "run_id": "{name}"}}'
         with psycopg.connect(self.url) as connection:
             row = connection.execute(query, [wanted]).fetchone()
-        return dict(row[0]) if row else {}
+        return asyncio.run(self._headers(*row)) if row else {}
+
+    async def _headers(self, topic: str, partition: int, offset: int) -> dict[str, str]:
+        consumer = AIOKafkaConsumer(**connection(self.settings), enable_auto_commit=False)
+        await consumer.start()
+        try:
+            place = TopicPartition(topic, partition)
+            consumer.assign([place])
+            consumer.seek(place, offset)
+            record = await asyncio.wait_for(consumer.getone(), 30)
+        finally:
+            await consumer.stop()
+        return {key: value.decode() for key, value in record.headers}
 
 
 def feedback(name: str) -> FeedbackRecorded:

@@ -119,14 +119,14 @@ async def _measured_without_kafka(service: SmallService, settings: object) -> di
 def test_the_backlog_of_the_database_is_shown(service: SmallService) -> None:
     with psycopg.connect(service.url) as connection:
         connection.execute(
-            'INSERT INTO inbox (event_id, topic, partition, "offset", type, source, correlationid, body_sha256, '
-            "state, event_time, recorded_at, received_at) "
-            "VALUES ('e', 'gone.topic', 0, 0, 't', 's', 'c', '', 'dead', now(), now(), now())"
+            'INSERT INTO dead_letters (event_id, topic, partition, "offset", type, source, correlationid, state, attempts, '
+            "error, event_time, recorded_at, received_at, day, headers) "
+            "VALUES ('e', 'gone.topic', 0, 0, 't', 's', 'c', 'dead', 1, 'why', now(), now(), now(), current_date, '[]')"
         )
         connection.execute(
             "INSERT INTO outbox (event_id, topic, headers, correlationid, attempts, created_at, next_try_at) VALUES "
             "('tried', 'training.status', '[]', 'c', 1, now() - interval '1 hour', now() + interval '1 day'), "
-            "('not due', 'training.status', '[]', 'c', 0, now() - interval '2 hours', now() + interval '1 day')"
+            "('next', 'training.status', '[]', 'c', 0, now(), now() + interval '1 day')"
         )
         connection.execute(
             "SELECT procrastinate_defer_jobs_v1(ARRAY[ROW('default', 'elsewhere', 0, NULL, NULL, '{}', NULL)"

@@ -207,3 +207,14 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
         known = client.get("/events", params={"id": dead["event_id"]}, headers=watching).json()["events"]
         assert [row["topic"] for row in known] == [service.topic]
         assert client.get("/events?after=x", headers=watching).status_code == 422
+
+
+async def test_what_the_inbox_forgot_is_not_replayed(desk: Desk) -> None:
+    async with desk.open():
+        await desk.send("old")
+        await handled(desk, 1)
+        async with desk.db.unit_of_work() as work:
+            await work.execute("INSERT INTO remembered VALUES (current_date + 1)")
+        again = Replay("data", desk.broker, desk.settings)
+        with pytest.raises(Invalid, match="forgotten here"):
+            await again.replay(desk.db, Start.of(f"{desk.topic}/0/0"), [], dry_run=True)

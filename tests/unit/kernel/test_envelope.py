@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shared.contracts.envelope import MAX_ATTRIBUTE_BYTES, Envelope, new_id, read, repair_headers
 from shared.contracts.errors import Poison
 from shared.contracts.strict_json import strict_json
-from shared.delivery.outbox import pack_headers, references, unpack_headers
+from shared.delivery.outbox import pack_headers, unpack_headers
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -142,18 +142,6 @@ def test_ids_sort_by_time_and_are_unique() -> None:
     ids = [new_id() for _ in range(1_000)]
     assert len(set(ids)) == 1_000
     assert [i[:11] for i in ids] == sorted(i[:11] for i in ids)
-
-
-def test_references_are_what_one_searches_for() -> None:
-    payload = {
-        "model": "support",
-        "model_version": 2,
-        "run_id": "r-1",
-        "long": "x" * 500,
-        "n": 3,
-        "list": ["no"],
-    }
-    assert references(payload) == ["r-1", "support:2"]
 
 
 STRUCTURED = {"content-type": 'Application/CloudEvents+JSON; charset="UTF-8"'}
