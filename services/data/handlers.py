@@ -18,13 +18,13 @@ def make_handlers(service: DataService) -> EventRouter:
     async def on_model_declared(event: ModelDeclared, work: Work) -> None:
         await service.declare(work, event)
 
-    @router.on(PredictionServed)
-    async def on_prediction_served(event: PredictionServed, work: Work) -> None:
-        await service.served(work, event)
+    @router.on_batch(PredictionServed)
+    async def on_prediction_served(events: list[PredictionServed], work: Work) -> None:
+        await service.served(work, events)
 
-    @router.on(FeedbackRecorded)
-    async def on_feedback_recorded(event: FeedbackRecorded, work: Work) -> None:
-        await service.judged(work, event)
+    @router.on_batch(FeedbackRecorded)
+    async def on_feedback_recorded(events: list[FeedbackRecorded], work: Work) -> None:
+        await service.judged(work, events)
 
     @router.on(ModelPromoted)
     async def on_model_promoted(event: ModelPromoted, work: Work) -> None:

@@ -145,33 +145,42 @@ class DataService:
         if await Store(work.session).promote(row):
             await self._wake(work, event.model)
 
-    async def served(self, work: UnitOfWork, event: PredictionServed) -> None:
-        """Remember where the text of an answer is; without a text it can teach nothing."""
-        if event.text is None or event.text.bucket != PREDICTIONS:
-            return
-        row = Prediction(
-            answer_id=event.answer_id,
-            model=event.model,
-            outcome=event.outcome,
-            key=event.text.key,
-            line=event.text.line,
-            served_at=event.served_at,
-        )
-        if await Store(work.session).add_once(row):
-            await self._wake(work, event.model)
+    async def served(self, work: UnitOfWork, events: Sequence[PredictionServed]) -> None:
+        """Remember where the texts of answers are; without a text an answer can teach nothing."""
+        rows = [
+            Prediction(
+                answer_id=event.answer_id,
+                model=event.model,
+                outcome=event.outcome,
+                key=event.text.key,
+                line=event.text.line,
+                served_at=event.served_at,
+            )
+            for event in events
+            if event.text is not None and event.text.bucket == PREDICTIONS
+        ]
+        await self._collect(work, rows)
 
-    async def judged(self, work: UnitOfWork, event: FeedbackRecorded) -> None:
-        row = Feedback(
-            feedback_id=event.feedback_id,
-            answer_id=event.answer_id,
-            model=event.model,
-            score=event.score,
-            corrected=event.corrected,
-            actor=event.actor,
-            recorded_at=work.cause.time if work.cause else self._clock.now(),
-        )
-        if await Store(work.session).add_once(row):
-            await self._wake(work, event.model)
+    async def judged(self, work: UnitOfWork, events: Sequence[FeedbackRecorded]) -> None:
+        times = [cause.time for cause in work.causes] or [self._clock.now()] * len(events)
+        rows = [
+            Feedback(
+                feedback_id=event.feedback_id,
+                answer_id=event.answer_id,
+                model=event.model,
+                score=event.score,
+                corrected=event.corrected,
+                actor=event.actor,
+                recorded_at=at,
+            )
+            for event, at in zip(events, times, strict=True)
+        ]
+        await self._collect(work, rows)
+
+    async def _collect(self, work: UnitOfWork, rows: Sequence[Prediction | Feedback]) -> None:
+        """Keep what is new, and wake each model once that got any."""
+        for model in sorted(await Store(work.session).add_new(rows)):
+            await self._wake(work, model)
 
     async def drifted(self, work: UnitOfWork, event: DriftDetected) -> None:
         """Record a drift; if it asks for retraining, wish for one dataset, now or when enough labels are there."""

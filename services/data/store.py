@@ -51,10 +51,18 @@ class Store:
     def add(self, row: UploadedFile | Build) -> None:
         self._session.add(row)
 
-    async def add_once(self, row: Prediction | Feedback | Drift | Dataset | Comparison) -> bool:
+    async def add_once(self, row: Drift | Dataset | Comparison) -> bool:
         """False if a row with this key exists; it stays as it is."""
         statement = insert(type(row)).values(**row.model_dump()).on_conflict_do_nothing().returning(text("1"))
         return (await self._session.execute(statement)).scalar() is not None
+
+    async def add_new(self, rows: Sequence[Prediction | Feedback]) -> set[str]:
+        """Insert rows of one kind in one statement, but for keys that exist; returns the models of those that are new."""
+        if not rows:
+            return set()
+        kind = type(rows[0])
+        statement = insert(kind).on_conflict_do_nothing().returning(col(kind.model))
+        return set(await self._session.scalars(statement, [row.model_dump() for row in rows]))
 
     async def file(self, file_id: str) -> UploadedFile | None:
         return await self._session.get(UploadedFile, file_id)

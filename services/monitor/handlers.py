@@ -20,13 +20,13 @@ def make_handlers(service: MonitorService) -> EventRouter:
     async def on_model_declared(event: ModelDeclared, work: Work) -> None:
         await service.declare(work, event)
 
-    @router.on(PredictionServed)
-    async def on_prediction_served(event: PredictionServed, work: Work) -> None:
-        await service.record_prediction(work, event)
+    @router.on_batch(PredictionServed)
+    async def on_prediction_served(events: list[PredictionServed], work: Work) -> None:
+        await service.record_predictions(work, events)
 
-    @router.on(FeedbackRecorded)
-    async def on_feedback_recorded(event: FeedbackRecorded, work: Work) -> None:
-        await service.record_feedback(work, event)
+    @router.on_batch(FeedbackRecorded)
+    async def on_feedback_recorded(events: list[FeedbackRecorded], work: Work) -> None:
+        await service.record_feedback(work, events)
 
     @router.on(ModelPromoted)
     async def on_model_promoted(event: ModelPromoted, work: Work) -> None:

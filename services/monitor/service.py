@@ -1,5 +1,6 @@
 """What events tell the monitor: each becomes a row, and any of them may come first, late or twice."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from services.monitor.domain import PREDICTIONS, Feedback, Prediction, Promotion, Rollout, Watched
@@ -35,28 +36,29 @@ class MonitorService:
             )
         )
 
-    async def record_prediction(self, work: UnitOfWork, event: PredictionServed) -> None:
+    async def record_predictions(self, work: UnitOfWork, events: Sequence[PredictionServed]) -> None:
+        await Store(work).add_new([self._prediction(event) for event in events])
+
+    def _prediction(self, event: PredictionServed) -> Prediction:
         # Only the bucket of predictions is ever read, whatever an event may name.
         place = event.text if event.text and event.text.bucket == PREDICTIONS else None
-        await Store(work).add_once(
-            Prediction(
-                answer_id=event.answer_id,
-                model=event.model,
-                model_version=event.model_version,
-                arm=event.arm,
-                outcome=event.outcome,
-                error=event.error,
-                latency_ms=event.latency_ms,
-                first_token_ms=event.first_token_ms,
-                text_key=place.key if place else None,
-                text_line=place.line if place else None,
-                served_at=_aware(event.served_at),
-                seen_at=self._clock.now(),
-            )
+        return Prediction(
+            answer_id=event.answer_id,
+            model=event.model,
+            model_version=event.model_version,
+            arm=event.arm,
+            outcome=event.outcome,
+            error=event.error,
+            latency_ms=event.latency_ms,
+            first_token_ms=event.first_token_ms,
+            text_key=place.key if place else None,
+            text_line=place.line if place else None,
+            served_at=_aware(event.served_at),
+            seen_at=self._clock.now(),
         )
 
-    async def record_feedback(self, work: UnitOfWork, event: FeedbackRecorded) -> None:
-        await Store(work).add_once(
+    async def record_feedback(self, work: UnitOfWork, events: Sequence[FeedbackRecorded]) -> None:
+        rows = [
             Feedback(
                 feedback_id=event.feedback_id,
                 answer_id=event.answer_id,
@@ -65,7 +67,9 @@ class MonitorService:
                 corrected=event.corrected is not None,
                 seen_at=self._clock.now(),
             )
-        )
+            for event in events
+        ]
+        await Store(work).add_new(rows)
 
     async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
         """The version serves from now on; flights that still wait for their dataset were for what it replaced."""

@@ -71,7 +71,13 @@ class Store:
     def add(self, row: Window | Drift) -> None:
         self._session.add(row)
 
-    async def add_once(self, row: Prediction | Feedback | Promotion) -> bool:
+    async def add_new(self, rows: Sequence[Prediction | Feedback]) -> None:
+        """Insert rows of one kind in one statement, but for keys that exist."""
+        if rows:
+            statement = insert(type(rows[0])).on_conflict_do_nothing()
+            await self._session.execute(statement, [row.model_dump(exclude={"id"}) for row in rows])
+
+    async def add_once(self, row: Promotion) -> bool:
         """False, and nothing happens, if a row with this key exists."""
         values = row.model_dump(exclude={"id"})
         statement = insert(type(row)).values(**values).on_conflict_do_nothing().returning(text("1"))

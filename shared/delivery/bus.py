@@ -1,18 +1,17 @@
 """The one place that decides how a service meets Kafka: its routers, its consumers and its producer.
 
-FastStream declares the handlers: it injects, validates and describes. It consumes nothing here, since its defaults
-acknowledge first and lose; routers of another make are refused.
+FastStream declares the handlers and describes them (AsyncAPI). It consumes nothing: its defaults acknowledge first and
+lose, and its injection costs more than a handler. Routers of another make are refused.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
-from aiokafka import AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaProducer
 from faststream import AckPolicy, Context
-from faststream._internal.endpoint.subscriber import SubscriberUsecase
 from faststream.kafka import KafkaBroker, KafkaRouter
-from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 
 from shared.contracts.events import CONSUMERS, Event
 from shared.delivery.consumer import TopicConsumer
@@ -37,7 +36,7 @@ class EventRouter(KafkaRouter):
     def __init__(self, service: str) -> None:
         super().__init__(ack_policy=AckPolicy.MANUAL)
         self.service = service
-        self.declared: list[tuple[type[Event], SubscriberUsecase[Any], bool]] = []
+        self.declared: list[tuple[type[Event], Handler, bool]] = []
 
     def on(self, event: type[Event]) -> Callable[[Handler], Handler]:
         """Subscribe a handler `(event, work)`: one transaction per event.
@@ -60,8 +59,8 @@ class EventRouter(KafkaRouter):
             subscriber = self.subscriber(
                 event.topic, group_id=name, title=name, ack_policy=AckPolicy.MANUAL, no_reply=True
             )
-            subscriber(handler)
-            self.declared.append((event, subscriber, batch))
+            subscriber(_described(handler, event) if batch else handler)
+            self.declared.append((event, handler, batch))
             return handler
 
         return subscribe
@@ -78,9 +77,6 @@ class EventBroker(KafkaBroker):
 
     async def start(self) -> None:
         """Returns at once: each consumer joins by itself, as soon as Kafka and its topic are there."""
-        await self.connect()
-        for subscriber in self.subscribers:
-            await SubscriberUsecase.start(subscriber)
         for consumer in self.consumers.values():
             consumer.start()
 
@@ -115,12 +111,12 @@ def make_broker(
         broker.include_router(router)
         declared += router.declared
     handling = Handling(service, db.apart(max(len(declared), 1)), settings)
-    for event, subscriber, batch in declared:
+    for event, handler, batch in declared:
         broker.consumers[event.topic] = TopicConsumer(
             service,
             event.topic,
             f"{service}.{event.topic}",
-            _through(broker, subscriber, event.topic, batch=batch),
+            _calling(handler, batch=batch),
             handling,
             settings,
             batch=batch,
@@ -136,24 +132,22 @@ def make_broker(
     return broker
 
 
-def _through(broker: KafkaBroker, subscriber: SubscriberUsecase[Any], topic: str, *, batch: bool) -> Call:
-    """Call a handler as FastStream would for a message, with what was read of it before."""
-    blank: ConsumerRecord[Any, Any] = ConsumerRecord(topic, 0, 0, 0, 0, None, None, None, 0, 0, ())
+def _described(handler: Handler, event: type[Event]) -> Handler:
+    """What AsyncAPI tells of a batch handler: a record carries one event, however many we take at once."""
 
+    @functools.wraps(handler)
+    async def one(event: Event, work: UnitOfWork) -> None:
+        raise NotImplementedError
+
+    del one.__wrapped__
+    one.__annotations__ = {"event": event, "work": Work, "return": None}
+    return one
+
+
+def _calling(handler: Handler, *, batch: bool) -> Call:
     async def call(events: list[Event], work: UnitOfWork) -> None:
-        with (
-            broker.context.scope("work", work),
-            broker.context.scope("given", events if batch else events[0]),
-        ):
-            await subscriber.process_message(blank)
+        await handler(events if batch else events[0], work)
 
-    async def parse(record: ConsumerRecord[Any, Any]) -> KafkaMessage:
-        return KafkaMessage(raw_message=record, body=b"", consumer=FAKE_CONSUMER)
-
-    async def decode(_message: Any) -> Any:
-        return broker.context.get_local("given")
-
-    subscriber.add_call(parser_=parse, decoder_=decode, dependencies_=())
     return call
 
 

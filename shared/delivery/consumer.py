@@ -38,7 +38,6 @@ _COMMIT_PATIENCE_SECONDS = 10.0
 _STOP_SECONDS = 20.0
 _MOST_PAUSE_SECONDS = 5.0
 _MOST_QUARANTINED = 1_000
-_RECORDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +270,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         self._take_up(consumer)
-        most = self._settings.batch_size if self._batch else _RECORDS
+        most = self._settings.batch_size if self._batch else self._settings.transaction_size
         found = await consumer.getmany(timeout_ms=0, max_records=most)
         if not found:
             await self._commit()
@@ -327,9 +326,9 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     ) -> Sequence[Done | Again | None]:
         """What one transaction for all of them says; None where a record is to be handled singly."""
         tries = self._tries(partition, records[0].offset)
-        if not self._batch or len(records) == 1 or tries.attempts:
+        if len(records) == 1 or tries.attempts or tries.waited:
             return [None] * len(records)
-        answers = await self._handling.many(records, self._call, self._refused)
+        answers = await self._handling.many(records, self._call, self._refused, batch=self._batch)
         return [answers] * len(records) if isinstance(answers, Again) else answers
 
     async def again(self, record: Record) -> bool:

@@ -21,7 +21,7 @@ from shared.delivery.intake import bury, describe, take, unread
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS
-from shared.telemetry.spans import processing, processing_many
+from shared.telemetry.spans import current_trace_id, processing, processing_many
 
 log = structlog.get_logger()
 
@@ -124,40 +124,79 @@ class Handling:
         return failure.kind == "retry" and tries.attempts < self._settings.retry_attempts
 
     async def many(
-        self, records: Sequence[Record], call: Call, refused: Callable[[str], str | None]
+        self, records: Sequence[Record], call: Call, refused: Callable[[str], str | None], *, batch: bool
     ) -> list[Done | None] | Again:
         """Handle records of one partition in one transaction, but for those that are answered with None.
 
         These wait for `one`: they cannot be read, or are refused, or (then all) the handler failed for one of them.
+
+        Args:
+            batch: call the handler once for all of them, rather than for one after the other.
         """
         began, received_at = time.monotonic(), datetime.now(UTC)
-        found: list[Done | None] = [None] * len(records)
-        taken: list[tuple[int, Delivery, Event]] = []
+        taken: dict[int, tuple[Delivery, Event]] = {}
         for place, record in enumerate(records):
             with suppress(Exception):  # `one` reads it again, and buries it with its reason
                 delivery, event = take(record, received_at)
                 if refused(delivery.envelope.source) is None:
-                    taken.append((place, delivery, event))
+                    taken[place] = delivery, event
         if not taken:
-            return found
+            return [None] * len(records)
+        together = self._at_once if batch else self._in_turn
         try:
-            with processing_many(self._service, [delivery for _, delivery, _ in taken]):
-                async with self._db.unit_of_work() as work:
-                    claims = await inbox.claim_many(work, [delivery for _, delivery, _ in taken])
-                    fresh = [one for one, claim in zip(taken, claims, strict=True) if claim == "fresh"]
-                    if fresh:
-                        work.causes = [delivery.envelope for _, delivery, _ in fresh]
-                        work.cause = work.causes[-1]
-                        await call([event for _, _, event in fresh], work)
+            async with self._db.unit_of_work() as work:
+                claims = await inbox.claim_many(work, [delivery for delivery, _ in taken.values()])
+                fresh = [one for one, claim in zip(taken.values(), claims, strict=True) if claim == "fresh"]
+                said = await together(fresh, call, work) if fresh else []
         except Exception as error:  # noqa: BLE001 (what is no outage is met again singly, and classified there)
             failure = classify(error)
             return Again(failure, type(error).__name__) if failure.kind == "outage" else [None] * len(records)
-        for (place, delivery, _), claim in zip(taken, claims, strict=True):
+        for line in said:
+            log.info(**line)
+        found: list[Done | None] = [None] * len(records)
+        for (place, (delivery, _)), claim in zip(taken.items(), claims, strict=True):
             if claim != "reused":
                 found[place] = Done("handled" if claim == "fresh" else "duplicate", delivery.envelope.source)
         self._count(records[0].topic, [done.outcome for done in found if done], began)
-        log.info("events.handled", topic=records[0].topic, events=len(fresh))
         return found
+
+    async def _at_once(
+        self, fresh: Sequence[tuple[Delivery, Event]], call: Call, work: UnitOfWork
+    ) -> list[dict[str, Any]]:
+        deliveries = [delivery for delivery, _ in fresh]
+        with processing_many(self._service, deliveries):
+            work.causes = [delivery.envelope for delivery in deliveries]
+            work.cause = work.causes[-1]
+            await call([event for _, event in fresh], work)
+            return [
+                {
+                    "event": "events.handled",
+                    "topic": deliveries[0].topic,
+                    "events": len(fresh),
+                    "trace_id": current_trace_id(),
+                }
+            ]
+
+    async def _in_turn(
+        self, fresh: Sequence[tuple[Delivery, Event]], call: Call, work: UnitOfWork
+    ) -> list[dict[str, Any]]:
+        """Each handler sees what it would in a transaction of its own: nothing that another one has loaded."""
+        said = []
+        for delivery, event in fresh:
+            with processing(self._service, delivery):
+                work.causes, work.cause = [delivery.envelope], delivery.envelope
+                await call([event], work)
+                await work.session.flush()
+                work.session.expunge_all()
+                said.append(
+                    {
+                        "event": "event.handled",
+                        "attempt": 1,
+                        **_names(delivery),
+                        "trace_id": current_trace_id(),
+                    }
+                )
+        return said
 
     def _count(self, topic: str, outcomes: Sequence[str], began: float) -> None:
         """Each message of a batch took the time of the batch."""

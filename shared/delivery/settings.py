@@ -145,6 +145,13 @@ class DeliverySettings(KafkaSettings, BaseSettings):
     batch_size: int = Field(
         200, ge=1, le=1_000, description="Messages that one transaction of a batch subscriber takes at most."
     )
+    transaction_size: int = Field(
+        20,
+        ge=1,
+        le=200,
+        description="Messages of a partition that share one transaction where many wait, each handled in turn; "
+        "1: each has its own.",
+    )
     liveness_seconds: float = Field(
         120, gt=5, description="No progress for this long while there is lag, and nothing is away: exit."
     )

@@ -68,8 +68,8 @@ class World:
         """Deliver events, each in a unit of work of its own, as the bus does."""
         use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
             ModelDeclared: self.service.declare,
-            PredictionServed: self.service.served,
-            FeedbackRecorded: self.service.judged,
+            PredictionServed: lambda work, event: self.service.served(work, [event]),
+            FeedbackRecorded: lambda work, event: self.service.judged(work, [event]),
             ModelPromoted: self.service.promote,
             DriftDetected: self.service.drifted,
         }

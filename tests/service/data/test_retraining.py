@@ -326,7 +326,7 @@ async def test_events_that_arrive_together_do_not_miss_each_other(world: World, 
         if first == "drift":
             await world.service.drifted(uncommitted, drift("d" * 64))
         else:
-            await world.service.judged(uncommitted, feedback(answers[1], "new topic"))
+            await world.service.judged(uncommitted, [feedback(answers[1], "new topic")])
         other = asyncio.create_task(world.tell(feedback(answers[2], "new topic")))
         await until(lambda: blocked_or_done(world, other))
     await other

@@ -121,8 +121,8 @@ class World:
         """Deliver events, each in a unit of work of its own, as the bus does."""
         use_cases: dict[type[Event], Callable[..., Awaitable[None]]] = {
             ModelDeclared: self.service.declare,
-            PredictionServed: self.service.record_prediction,
-            FeedbackRecorded: self.service.record_feedback,
+            PredictionServed: lambda work, event: self.service.record_predictions(work, [event]),
+            FeedbackRecorded: lambda work, event: self.service.record_feedback(work, [event]),
             ModelPromoted: self.service.promote,
             RolloutChanged: self.service.follow_rollout,
             TrainingStatus: self.service.follow_training,

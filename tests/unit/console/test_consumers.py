@@ -20,31 +20,31 @@ QUARANTINE = RUNNING | {
 }
 
 
-def test_the_list_says_what_stands_still_and_why(door: Door, command: Command) -> None:
+def test_the_list_says_what_stands_still_and_why(door: Door, driftwheel: Command) -> None:
     for name in SERVICES:
         door.answers["GET", f"/api/{name}/consumers"] = {"consumers": [RUNNING]}
     door.answers["GET", "/api/trainer/consumers"] = {"consumers": [STOPPED, QUARANTINE]}
-    shown = command("consumers", "list")
+    shown = driftwheel("consumers", "list")
     assert shown.exit_code == 0
     assert "stopped" in shown.stdout
     assert "takes no feedback.recorded from /[red]mallory[/]" in " ".join(shown.stdout.split())
-    listed = json.loads(command("consumers", "list", "--json").stdout)
+    listed = json.loads(driftwheel("consumers", "list", "--json").stdout)
     assert [c["topic"] for c in listed if c["state"] == "stopped"] == ["dataset.ready"]
 
 
-def test_a_service_that_is_silent_is_named(door: Door, command: Command) -> None:
+def test_a_service_that_is_silent_is_named(door: Door, driftwheel: Command) -> None:
     for name in SERVICES[1:]:
         door.answers["GET", f"/api/{name}/consumers"] = {"consumers": [RUNNING]}
     door.answers["GET", f"/api/{SERVICES[0]}/consumers"] = (502, {"detail": "away"})
-    shown = command("consumers", "list")
+    shown = driftwheel("consumers", "list")
     assert shown.exit_code == Exit.UNAVAILABLE
     assert SERVICES[0] in shown.stderr
 
 
-def test_resume_asks_for_one_topic_or_one_source(door: Door, command: Command) -> None:
+def test_resume_asks_for_one_topic_or_one_source(door: Door, driftwheel: Command) -> None:
     door.answers["POST", "/api/trainer/consumers/dataset.ready/resume"] = RUNNING
     door.bodies.clear()
-    assert command("consumers", "resume", "trainer", "dataset.ready").exit_code == 0
-    assert command("consumers", "resume", "trainer", "dataset.ready", "--source", "/bank").exit_code == 0
+    assert driftwheel("consumers", "resume", "trainer", "dataset.ready").exit_code == 0
+    assert driftwheel("consumers", "resume", "trainer", "dataset.ready", "--source", "/bank").exit_code == 0
     assert door.bodies == [{"source": None}, {"source": "/bank"}]
-    assert command("consumers", "resume", "nobody", "dataset.ready").exit_code == Exit.USAGE
+    assert driftwheel("consumers", "resume", "nobody", "dataset.ready").exit_code == Exit.USAGE
