@@ -9,7 +9,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, ConsumerRecord
 from faststream import AckPolicy, Context
 from faststream.kafka import KafkaBroker, KafkaRouter
 
