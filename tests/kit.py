@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from joserfc.jwk import KeySet, OKPKey
 from sqlalchemy import MetaData, text
 
+from shared.artifacts.signing import FileSigner
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Event
 from shared.delivery.schema import upgrade
@@ -50,23 +51,34 @@ def wait_until(look: Callable[[], T | None], what: str = "it", seconds: float = 
 
 @dataclass(frozen=True)
 class Keys:
-    """A signing key, and the file of its public half."""
+    """What signs tokens and what signs the registry's events, and the files of the public halves."""
 
     private: OKPKey
     jwks_file: Path
+    registry: FileSigner
+    signing_keys_file: Path
 
     @classmethod
     def make(cls, folder: Path) -> "Keys":
         private = OKPKey.generate_key("Ed25519", parameters={"kid": "test", "use": "sig"}, private=True)
         jwks_file = folder / "jwks.json"
         jwks_file.write_text(json.dumps(KeySet([private]).as_dict(private=False)))
-        return cls(private, jwks_file)
+        return cls(private, jwks_file, *registry_keys(folder))
 
     def token(self, *scopes: str, subject: str = "tester") -> str:
         return mint(self.private, subject, list(scopes), 3_600)
 
     def headers(self, *scopes: str, subject: str = "tester") -> dict[str, str]:
         return {"authorization": f"Bearer {self.token(*scopes, subject=subject)}"}
+
+
+def registry_keys(folder: Path, name: str = "registry") -> tuple[FileSigner, Path]:
+    """A signer of events, and the file of its public key."""
+    key = OKPKey.generate_key("Ed25519", parameters={"kid": name}, private=True)
+    private, public = folder / f"{name}-key.json", folder / f"{name}-keys.json"
+    private.write_text(json.dumps(key.as_dict(private=True)))
+    public.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    return FileSigner(private), public
 
 
 def connected(service: str, postgres: PostgresServer, s3: S3Store, keys: Keys) -> dict[str, Any]:
@@ -80,6 +92,7 @@ def connected(service: str, postgres: PostgresServer, s3: S3Store, keys: Keys) -
         "s3_access_key": access,
         "s3_secret_key": secret,
         "auth_jwks_file": keys.jwks_file,
+        "signing_keys_file": keys.signing_keys_file,
     }
 
 

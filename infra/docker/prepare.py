@@ -11,7 +11,14 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from infra.kafka import access, certificates, server
-from infra.local.credentials import SERVICES, Credentials, load_or_create, write_private
+from infra.local.credentials import (
+    REGISTRY_KEY,
+    REGISTRY_KEYS,
+    SERVICES,
+    Credentials,
+    load_or_create,
+    write_private,
+)
 from infra.local.environment import (
     Addresses,
     database_url,
@@ -33,6 +40,7 @@ INSIDE = Addresses(
     engine="http://engine:8000",
     http_host="0.0.0.0",  # of its container; only the front door publishes a port
     identity=identity_environment(IdentityProvider(), "/run/keys/jwks.json", "/run/keys/revoked.txt"),
+    keys="/run/keys",
     base_model="/models/base",
     adapter_cache="/adapters",
     serving_state="/state",
@@ -91,7 +99,10 @@ def prepare(folder: Path) -> None:
         certificates.CA_FILE: (folder / certificates.CA_FILE).read_text(),
         certificates.KEY_FILE: (folder / certificates.KEY_FILE).read_text(),
         "identities.json": json.dumps(buckets.identities(keys)),
-        "jwks.json": (folder / "secrets" / "jwks.json").read_text(),
+        **{
+            name: (folder / "secrets" / name).read_text()
+            for name in ("jwks.json", REGISTRY_KEY, REGISTRY_KEYS)
+        },
         **{name: (folder / name).read_text() for name in security.FILES},
     }
     # Mounted alone, and read there by a user that is not their owner here.

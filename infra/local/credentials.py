@@ -10,6 +10,8 @@ from typing import Any
 
 KAFKA_ROLES = ("admin", "broker", "console", "foreign")
 """Who logs in to Kafka besides the services; `foreign` is an example of a producer outside the platform."""
+REGISTRY_KEY, REGISTRY_KEYS = "registry-key.json", "registry-keys.json"
+"""What the registry signs events with, and what shows everyone that it did."""
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 
 
@@ -29,7 +31,7 @@ class Credentials:
 
 
 def load_or_create(folder: Path) -> Credentials:
-    """Read `credentials.json`, after making it and the token signing key if they are not there."""
+    """Read `credentials.json`, after making it and the keys that sign tokens and events if they are not there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "credentials.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -37,7 +39,9 @@ def load_or_create(folder: Path) -> Credentials:
     if raw != kept:
         write_private(path, json.dumps(raw, indent=1))
     if not (folder / "jwks.json").exists():
-        _generate_signing_key(folder)
+        _generate_key(folder, private="signing-key.json", public="jwks.json")
+    if not (folder / REGISTRY_KEYS).exists():
+        _generate_key(folder, private=REGISTRY_KEY, public=REGISTRY_KEYS)
     return Credentials(raw["postgres"], {role: S3Key(**key) for role, key in raw["s3"].items()}, raw["kafka"])
 
 
@@ -52,12 +56,12 @@ def _generate() -> dict[str, dict[str, Any]]:
     }
 
 
-def _generate_signing_key(folder: Path) -> None:
+def _generate_key(folder: Path, private: str, public: str) -> None:
     from joserfc.jwk import OKPKey
 
     key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, private=True, auto_kid=True)
-    write_private(folder / "signing-key.json", json.dumps(key.as_dict(private=True)))
-    write_private(folder / "jwks.json", json.dumps({"keys": [key.as_dict(private=False)]}))
+    write_private(folder / private, json.dumps(key.as_dict(private=True)))
+    write_private(folder / public, json.dumps({"keys": [key.as_dict(private=False)]}))
 
 
 def write_private(path: Path, text: str) -> None:

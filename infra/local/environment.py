@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from infra.local.credentials import SERVICES
+from infra.local.credentials import REGISTRY_KEY, REGISTRY_KEYS, SERVICES
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 from shared.http.settings import IdentityProvider
@@ -16,7 +16,7 @@ from shared.http.settings import IdentityProvider
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where everything is, as seen by one service. `postgres` is a URL without role, password and database."""
+    """Where everything is, as seen by one service. `keys` is a folder; `postgres` is a URL without role, password and database."""
 
     kafka: KafkaSettings
     postgres: str
@@ -24,6 +24,7 @@ class Addresses:
     engine: str
     http_host: str
     identity: Mapping[str, str]
+    keys: str
     base_model: str
     adapter_cache: str
     serving_state: str
@@ -93,8 +94,11 @@ def service_environment(service: str, at: Addresses, port: int, password: str, e
         "HTTP_HOST": at.http_host,
         "HTTP_PORT": str(port),
         **at.identity,
+        "SIGNING_KEYS_FILE": f"{at.keys}/{REGISTRY_KEYS}",
         "BASE_MODEL": at.base_model,
     }
+    if service == "registry":
+        values |= {"SIGNING_KEY_FILE": f"{at.keys}/{REGISTRY_KEY}"}
     if service == "serving":
         values |= {"ENGINE": engine, "ENGINE_URL": at.engine}
         values |= {"ADAPTER_CACHE": at.adapter_cache, "STATE_FOLDER": at.serving_state}

@@ -110,6 +110,7 @@ class Site:
             engine=self.engine_url,
             http_host=LOOPBACK,
             identity=self.identity,
+            keys=str(self.home / "secrets"),
             base_model=str(self.settings.base_model),
             adapter_cache=str(self.folder(part, "adapters")),
             serving_state=str(self.folder(part) / "state"),

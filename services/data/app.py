@@ -20,7 +20,9 @@ from shared.service.runtime import make_app, run_app
 
 def create_app(settings: Settings) -> FastAPI:
     base_digest(settings.base_model)  # a missing base model is found now, not at the first build
-    db = Database("data", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "data", settings.database_url.get_secret_value(), settings.trust(), pool=settings.database_connections
+    )
     objects = S3Objects.of(settings)
     clock = SystemClock()
     service = DataService(objects, clock)

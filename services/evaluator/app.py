@@ -15,7 +15,12 @@ from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    db = Database("evaluator", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "evaluator",
+        settings.database_url.get_secret_value(),
+        settings.trust(),
+        pool=settings.database_connections,
+    )
     objects = S3Objects.of(settings)
     service = EvaluatorService(SystemClock())
     return make_app(

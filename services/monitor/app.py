@@ -19,7 +19,12 @@ from shared.service.runtime import make_app, run_app
 
 def create_app(settings: Settings, clock: Clock | None = None) -> FastAPI:
     clock = clock or SystemClock()
-    db = Database("monitor", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "monitor",
+        settings.database_url.get_secret_value(),
+        settings.trust(),
+        pool=settings.database_connections,
+    )
     objects = S3Objects.of(settings)
     watch = Watch(db, settings, clock)
     detectors = DetectorProcess(settings.detector_timeout_seconds, settings.detector_idle_seconds)

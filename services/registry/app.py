@@ -16,7 +16,12 @@ from shared.service.runtime import make_app, run_app
 
 
 def create_app(settings: Settings) -> FastAPI:
-    db = Database("registry", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "registry",
+        settings.database_url.get_secret_value(),
+        settings.trust(),
+        pool=settings.database_connections,
+    )
     objects = S3Objects.of(settings)
     clock = SystemClock()
     registry, restating = Registry(objects, clock), Restating(db, clock, settings.restate_seconds)

@@ -30,7 +30,12 @@ from shared.service.runtime import make_app, run_app
 def create_app(settings: Settings) -> FastAPI:
     """Raises NotFound or Invalid if the base model is missing or altered."""
     clock = SystemClock()
-    db = Database("serving", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "serving",
+        settings.database_url.get_secret_value(),
+        settings.trust(),
+        pool=settings.database_connections,
+    )
     objects = S3Objects.of(settings)
     live = Live(settings.base_served_name, base_answers=settings.base_answers)
     spool = settings.state_folder / "spool"

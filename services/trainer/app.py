@@ -19,7 +19,12 @@ from shared.service.runtime import make_app, run_app
 
 def create_app(settings: Settings) -> FastAPI:
     """Raises NotFound or Invalid if the base model is missing or altered."""
-    db = Database("trainer", settings.database_url.get_secret_value(), pool=settings.database_connections)
+    db = Database(
+        "trainer",
+        settings.database_url.get_secret_value(),
+        settings.trust(),
+        pool=settings.database_connections,
+    )
     objects = S3Objects.of(settings)
     clock = SystemClock()
     service = TrainerService(

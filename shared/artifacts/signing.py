@@ -7,6 +7,7 @@ so that a key is changed without a pause: publish the new public key, then sign 
 import base64
 import hashlib
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,14 +88,14 @@ class FileVerifier:
     def _refresh(self) -> None:
         try:
             changed = self._path.stat().st_mtime_ns
-        except OSError as error:
-            if self._keys:  # it is being replaced: what we know stays true
+            if changed == self._changed:
                 return
-            raise UnusableKey(f"{self._path} cannot be read ({error.strerror}).") from error
-        if changed == self._changed:
-            return
-        given = _read(self._path).get("keys", [])
-        self._keys = {str(key["kid"]): _public(key) for key in given if key.get("crv") == "Ed25519"}
+            given = _read(self._path)["keys"]
+            self._keys = {str(key["kid"]): _public(key) for key in given if key.get("crv") == "Ed25519"}
+        except (UnusableKey, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            if self._keys:  # it is being replaced: whom we believe stays
+                return
+            raise UnusableKey(f"{self._path} is no JSON Web Key Set with Ed25519 keys.") from error
         self._changed = changed
 
 
@@ -105,6 +106,17 @@ class Nobody:
         self, event_id: str, event_type: str, body: bytes, key_id: str | None, signature: str | None
     ) -> None:
         raise Refused("of an unknown key" if key_id and signature else "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom a service believes, and as whom it speaks. By default nobody and nobody: nothing signed is acted on."""
+
+    verifier: Verifier = field(default_factory=Nobody)
+    signer: Signer | None = None
+
+
+NOBODY = Trust()
 
 
 def _message(event_id: str, event_type: str, body: bytes) -> bytes:

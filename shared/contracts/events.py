@@ -54,11 +54,13 @@ class Event(Message):
 
     Attributes:
         foreign: whether producers outside the platform may write it.
+        signed: whether it changes what users get: consumers act on it only with the registry's signature.
     """
 
     topic: ClassVar[str]
     version: ClassVar[int] = 1
     foreign: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
     per_answer: ClassVar[bool] = False
     """There is one for each answer: too many to be found by every id, so the answer's id is that of their story."""
     told: ClassVar[tuple[str, ...]] = ()
@@ -102,6 +104,7 @@ class ModelDeclared(ModelEvent):
     """A policy was applied; `revision` rises with each change, and an older revision is ignored."""
 
     topic = "model.declared"
+    signed = True
     revision: Version
     policy: Policy
     actor: Text = Field(max_length=200)
@@ -277,6 +280,7 @@ class ModelApproved(ModelEvent):
     """Serving may roll this version out. `evidence` is the evaluation report it was approved on."""
 
     topic = "model.approved"
+    signed = True
     model_version: Version
     engine_name: Name = Field(description="`<model>-v<n>-<digest8>`: the name an engine sees, never reused.")
     adapter_digest: Digest
@@ -332,6 +336,7 @@ class ModelPromoted(ModelEvent):
     """The champion moved; a rollback is another promotion."""
 
     topic = "model.promoted"
+    signed = True
     model_version: Version
     previous_version: Version | None = None
     engine_name: Name

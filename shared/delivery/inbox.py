@@ -19,7 +19,9 @@ from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Poison
 from shared.contracts.events import SERVICES
 from shared.delivery.outbox import dead_letter, pack_headers
+from shared.delivery.signatures import refusal
 from shared.delivery.unit_of_work import UnitOfWork
+from shared.telemetry.metrics import SIGNATURE_REFUSED
 
 HORIZON = timedelta(days=7)
 """An event that waited longer than this for Kafka is filed under the day it got there."""
@@ -43,6 +45,7 @@ class Delivery:
     recorded_at: datetime
     envelope: Envelope
     refs: Sequence[str] | None = ()
+    signed: bool = False
 
     @property
     def identity(self) -> "Identity":
@@ -85,7 +88,8 @@ Known = dict[Identity, tuple[int, date]]
 """What the inbox has of messages: the digest of the body, and the day."""
 Cursor = psycopg.AsyncCursor[Any]
 Claim = Literal["fresh", "known", "reused"]
-"""What the inbox says of a message: ours to handle; handled (or dead) before; its id was used with another body."""
+"""What the inbox says of a message: ours to handle; handled (or dead) before; poison, since its id was used with another
+body or its signature is refused."""
 
 _COLUMNS = {
     "recorded_at": "timestamptz",
@@ -170,8 +174,11 @@ async def claim(work: UnitOfWork, delivery: Delivery, attempts: int) -> bool:
     """Take the event for this unit of work; False if it was handled (or died) before.
 
     Raises:
-        Poison: the id was used before, with another body.
+        Poison: the id was used before, with another body; or the message is not from whom its event must be from.
     """
+    if wrong := refusal(work.trust, delivery):
+        SIGNATURE_REFUSED.labels(work.service, delivery.topic, wrong).inc()
+        raise Poison(f"The signature of this event is {wrong}.", "Only the registry may send it.")
     [claimed] = await claim_many(work, [delivery], attempts)
     if claimed == "reused":
         raise Poison("This event id was used before, with another body.", "Give each event an id of its own.")
@@ -183,6 +190,13 @@ async def claim_many(work: UnitOfWork, deliveries: Sequence[Delivery], attempts:
 
     Of copies among them the first is taken. `reused` is poison: the unit of work may go on without that one.
     """
+    believed = [refusal(work.trust, delivery) is None for delivery in deliveries]
+    kept = [delivery for delivery, right in zip(deliveries, believed, strict=True) if right]
+    claims = iter(await _claim(work, kept, attempts) if kept else ())
+    return [next(claims) if right else "reused" for right in believed]
+
+
+async def _claim(work: UnitOfWork, deliveries: Sequence[Delivery], attempts: int) -> list[Claim]:
     first: dict[Identity, Delivery] = {}
     for delivery in deliveries:
         first.setdefault(delivery.identity, delivery)
@@ -214,7 +228,9 @@ async def bury(work: UnitOfWork, service: str, delivery: Delivery, attempts: int
     async with (await work.raw()).cursor() as cursor:
         known = await (_repeated if delivery.foreign else _known)(cursor, [delivery])
         digest, day = known.get(delivery.identity, (delivery.body_digest, delivery.day))
-        event_id = delivery.envelope.id if digest == delivery.body_digest else delivery.fingerprint
+        # A forgery must not take the name of what it imitates.
+        same = digest == delivery.body_digest and not refusal(work.trust, delivery)
+        event_id = delivery.envelope.id if same else delivery.fingerprint
         row = {**_row(delivery, event_id, "dead", attempts), "day": day}
         found = await (await cursor.execute(_DEAD, _arrays([row]))).fetchone()
         if found is None:

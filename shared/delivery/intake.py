@@ -76,7 +76,9 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
     return (
-        dataclasses.replace(blank, received_at=received_at, envelope=envelope, refs=references(event)),
+        dataclasses.replace(
+            blank, received_at=received_at, envelope=envelope, refs=references(event), signed=expected.signed
+        ),
         event,
     )
 

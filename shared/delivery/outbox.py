@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.artifacts.signing import Signer
 from shared.contracts.declared import references, shown
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.errors import Invalid
@@ -14,6 +15,8 @@ from shared.contracts.text import Json
 
 MAX_EVENT_BYTES = 262_144
 MAX_RECORD_BYTES = 4_194_304
+SIGNATURE = ("ce_keyid", "ce_signature")
+"""Headers of a signed event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +34,24 @@ class Outgoing:
     shown: Json | None = None
 
 
-def outgoing(event: Event, envelope: Envelope, topic: str | None = None) -> Outgoing:
-    """Raises Invalid if the event is larger than 256 KiB: payloads carry references, not rows."""
+def outgoing(
+    event: Event, envelope: Envelope, topic: str | None = None, signer: Signer | None = None
+) -> Outgoing:
+    """What is sent of an event, signed if it must be and can be here. Raises Invalid if the event is larger than 256 KiB: payloads carry references, not rows."""
     body = event.model_dump_json().encode()
     if len(body) > MAX_EVENT_BYTES:
         raise Invalid(
             f"{type(event).__name__} is {len(body)} bytes; an event may have {MAX_EVENT_BYTES}.",
             "Put the content into the object store and send its key.",
         )
+    signature: list[tuple[str, str]] = []
+    if event.signed and signer:
+        signature = list(zip(SIGNATURE, signer.sign(envelope.id, envelope.type, body), strict=True))
     return Outgoing(
         event_id=envelope.id,
         topic=topic or event.topic,
         key=event.partition_key().encode(),
-        headers=[(name, value.encode()) for name, value in envelope.headers()],
+        headers=[(name, value.encode()) for name, value in [*envelope.headers(), *signature]],
         body=body,
         correlationid=envelope.correlationid,
         causationid=envelope.causationid,

@@ -12,6 +12,7 @@ from sqlalchemy import CursorResult, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from shared.artifacts.signing import NOBODY, Trust
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import Event
 from shared.delivery.outbox import INSERT, WAKE, Outgoing, outgoing, pack_headers
@@ -28,13 +29,17 @@ class UnitOfWork:
     Attributes:
         cause: what this work is done for, and its events refer to. Of a batch the last one: with it the batch was whole.
         causes: of a batch, the envelope of each event, in order.
+        trust: whom the service believes, and as whom it speaks.
     """
 
-    def __init__(self, service: str, session: AsyncSession, cause: Envelope | None) -> None:
+    def __init__(
+        self, service: str, session: AsyncSession, cause: Envelope | None, trust: Trust = NOBODY
+    ) -> None:
         self.session = session
+        self.trust = trust
         self.cause = cause
         self.causes: Sequence[Envelope] = [cause] if cause else []
-        self._service = service
+        self.service = service
         self._outgoing: list[Outgoing] = []
 
     def emit(self, event: Event, *, topic: str | None = None) -> str:
@@ -52,7 +57,7 @@ class UnitOfWork:
                 event,
                 Envelope(
                     id=event_id,
-                    source=f"/{self._service}",
+                    source=f"/{self.service}",
                     type=event.ce_type(),
                     time=datetime.now(UTC),
                     correlationid=story or (cause.correlationid if cause else event_id),
@@ -61,6 +66,7 @@ class UnitOfWork:
                     traceparent=announcing(topic or event.topic, cause),
                 ),
                 topic,
+                self.trust.signer,
             )
         )
         return event_id
@@ -112,8 +118,11 @@ class UnitOfWork:
 class Database:
     """One service's database. `url` is `postgresql://…`; SQLAlchemy and psycopg share it."""
 
-    def __init__(self, service: str, url: str, *, pool: int = POOL, ping: bool = True) -> None:
+    def __init__(
+        self, service: str, url: str, trust: Trust = NOBODY, *, pool: int = POOL, ping: bool = True
+    ) -> None:
         self.service = service
+        self.trust = trust
         self.url = url
         self._apart: list[Database] = []
         self._engine: AsyncEngine = create_async_engine(
@@ -127,14 +136,14 @@ class Database:
     def apart(self, connections: int) -> "Database":
         """The same database through connections that nobody else can use up. They are not asked whether they live
         before each use: who uses them tries again anyway."""
-        self._apart.append(Database(self.service, self.url, pool=connections, ping=False))
+        self._apart.append(Database(self.service, self.url, self.trust, pool=connections, ping=False))
         return self._apart[-1]
 
     @asynccontextmanager
     async def unit_of_work(self, cause: Envelope | None = None) -> AsyncIterator[UnitOfWork]:
         """Commit at the end, or roll everything back, events and jobs included."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            work = UnitOfWork(self.service, session, cause)
+            work = UnitOfWork(self.service, session, cause, self.trust)
             try:
                 yield work
                 await work.flush()

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.artifacts.settings import S3Settings
+from shared.artifacts.signing import FileVerifier, Trust
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import POOL
 from shared.http.jwks import KeyFile, KeyUrl
@@ -97,8 +98,17 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
         description="Most connections for routes, loops and jobs. A service has two more to send events and one per topic it "
         "reads, a worker four more to take jobs.",
     )
+    signing_keys_file: Path | None = Field(
+        None,
+        description="JSON Web Key Set with the registry's public keys; read again when it changes. Unset: nothing that "
+        "must be signed is believed.",
+    )
     base_model: Path | None = Field(None, description="Folder of the base model.")
     max_body_bytes: int = Field(
         1_048_576, ge=1_024, description="Largest request body, except streamed uploads."
     )
     stalled_after_seconds: float = Field(10, gt=1, description="A worker silent this long has lost its job.")
+
+    def trust(self) -> Trust:
+        """Whom this service believes. Raises UnusableKey."""
+        return Trust(FileVerifier(self.signing_keys_file)) if self.signing_keys_file else Trust()

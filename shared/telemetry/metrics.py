@@ -37,6 +37,11 @@ OUTBOX_REFUSED = Counter(
 OUTBOX_BLOCKED = Gauge(
     "driftwheel_outbox_blocked", "1 while Kafka takes nothing for this topic of ours.", ["service", "topic"]
 )
+SIGNATURE_REFUSED = Counter(
+    "driftwheel_signatures_refused_total",
+    "Messages buried since they are not signed by whom they must be from.",
+    ["service", "topic", "reason"],
+)
 DEAD_LETTERS = Gauge(
     "driftwheel_dead_letters", "Messages that died and were not redriven.", ["service", "topic"]
 )

@@ -26,8 +26,9 @@ from shared.contracts.events import (
     RolloutChanged,
 )
 from shared.contracts.policy import Policy, Ramp
+from shared.delivery.outbox import outgoing
 from shared.delivery.unit_of_work import Database
-from tests.kit import Keys
+from tests.kit import Keys, caused
 from tests.service.serving.conftest import served
 from tests.service.serving.small_engine import (
     RANK,
@@ -61,10 +62,10 @@ class Running:
     versions: dict[int, ModelApproved] = field(default_factory=dict)
 
     async def says(self, event: Event) -> None:
-        """As a foreign producer: plain JSON without headers."""
-        await self.producer.send_and_wait(
-            event.topic, event.model_dump_json().encode(), event.partition_key().encode()
-        )
+        """As the registry; or, where anyone may say it, as a foreign producer: plain JSON without headers."""
+        sent = outgoing(event, caused(event), signer=self.keys.registry)
+        headers = sent.headers if event.signed else []
+        await self.producer.send_and_wait(sent.topic, sent.body, sent.key, headers=headers)
 
     async def listen(self, consumer: AIOKafkaConsumer) -> None:
         kinds = {kind.topic: kind for kind in OUT}
@@ -151,6 +152,7 @@ async def running(
         s3_endpoint=s3.endpoint,
         s3_access_key=access,
         s3_secret_key=secret,
+        signing_keys_file=keys.signing_keys_file,
         engine="transformers",
         engine_url=small_engine.url,
         base_model=small_engine.base,
