@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from shared.artifacts.objects import ObjectStore
-from shared.contracts.errors import NotFound
+from shared.contracts.errors import NotFound, RetryLater
 from shared.contracts.events import ModelEvaluated
 
 BUCKET = "evaluations"
@@ -15,14 +15,17 @@ async def evidence_problem(objects: ObjectStore, event: ModelEvaluated) -> str |
     """What is wrong with the report an evaluation names; None if it is there, whole, and about the same thing.
 
     Raises:
-        Unavailable: the store does not answer.
+        Unavailable: the store does not answer. RetryLater: the report is not in it.
     """
     if event.report.bucket != BUCKET:
         return "the report is not among the evaluations"
     try:
         data = await objects.get(event.report.bucket, event.report.key)
-    except NotFound:
-        return "the report does not exist"
+    except NotFound as error:
+        raise RetryLater(
+            "The report of this evaluation does not exist.",
+            "Restore or repeat it, then redrive the evaluation.",
+        ) from error
     if hashlib.sha256(data).hexdigest() != event.report.sha256:
         return "the report was altered: its digest is another"
     try:

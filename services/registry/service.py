@@ -11,7 +11,7 @@ from services.registry.rules import Aliases, Move
 from services.registry.store import Store
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Conflict, Invalid, NotFound
-from shared.contracts.events import ModelDeclared, ModelEvaluated, ModelTrained, RolloutChanged
+from shared.contracts.events import ModelDeclared, ModelEvaluated, ModelTrained, RolloutChanged, rollout_id
 from shared.contracts.policy import Policy
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
@@ -85,7 +85,11 @@ class Registry:
             await self._decide(work, model, evidence)
 
     async def evaluated(self, work: UnitOfWork, event: ModelEvaluated) -> None:
-        """Keep the evidence, and decide if the version is known."""
+        """Keep the evidence, and decide if the version is known.
+
+        Raises:
+            RetryLater: the report is not there. Without it nothing is decided: a rejection would stand for ever.
+        """
         store = Store(work.session)
         evidence = Evidence(
             evaluation_id=event.evaluation_id,
@@ -125,13 +129,15 @@ class Registry:
         """Follow a rollout: challenger while it runs, champion when it completes.
 
         Raises:
-            Invalid: the version was never approved.
+            Invalid: the version was never approved, or another rollout is that of its approval.
         """
         store = Store(work.session)
         model = await self._lock(store, event.model)
         version = await store.version(event.model, event.model_version)
         if version is None or version.state not in {"approved", "rolled_back"}:
             raise Invalid("The rollout is of a version that was never approved.", "Look at who sent it.")
+        if event.rollout_id != rollout_id(event.model, event.model_version, version.evaluation_id or ""):
+            raise Invalid("The rollout is not the one that the approval led to.", "Look at who sent it.")
         known = await store.rollout(event.rollout_id)
         aliases = rules.fold(await store.alias_events(event.model))
         for move in rules.moves(event, known.state if known else None, version.state, aliases):

@@ -13,7 +13,7 @@ from services.serving.ramp import Stats
 from services.serving.rollouts import Rollouts
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Conflict, NotFound
-from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted
+from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted, rollout_id
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.service.clock import Clock
 
@@ -59,7 +59,7 @@ class ServingService:
         await store.want(work, _adapter(event))
         stale = (model.champion_version or 0) >= event.model_version
         rollout = Rollout(
-            id=_derived(event.model, str(event.model_version), event.evaluation_id),
+            id=rollout_id(event.model, event.model_version, event.evaluation_id),
             model=event.model,
             model_version=event.model_version,
             plan=event.ramp.model_dump(mode="json"),

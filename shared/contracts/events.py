@@ -4,6 +4,7 @@ One topic per event type; `ce_type` is the topic plus `.v<version>`. Payloads ca
 never rows or weights. Readers ignore unknown fields; a break is a new version.
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
@@ -24,6 +25,7 @@ from shared.contracts.text import (
     place,
 )
 
+_ROLLOUTS = uuid.UUID("5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10")
 Count = Annotated[int, Field(ge=0)]
 Reason = Annotated[Text, Field(max_length=2_000)]
 Version = Annotated[int, Field(ge=1)]
@@ -315,6 +317,11 @@ class ArmStatistics(Message):
     latency_p99_ms: Finite | None = None
     feedback: Count = 0
     mean_score: Finite | None = None
+
+
+def rollout_id(model: str, version: int, evaluation_id: str) -> str:
+    """The id of the rollout that an approval leads to: whoever knows the approval knows it."""
+    return str(uuid.uuid5(_ROLLOUTS, f"{model}\n{version}\n{evaluation_id}"))
 
 
 class RolloutChanged(ModelEvent):

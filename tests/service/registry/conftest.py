@@ -16,7 +16,15 @@ from services.registry.domain import Table
 from services.registry.service import Registry
 from services.registry.settings import Settings
 from shared.artifacts.objects import S3Objects
-from shared.contracts.events import Cost, Event, ModelEvaluated, ModelTrained, ObjectRef, RolloutChanged
+from shared.contracts.events import (
+    Cost,
+    Event,
+    ModelEvaluated,
+    ModelTrained,
+    ObjectRef,
+    RolloutChanged,
+    rollout_id,
+)
 from shared.contracts.policy import Recipe
 from shared.delivery.unit_of_work import Database
 from shared.service.clock import SystemClock
@@ -24,6 +32,8 @@ from tests.conftest import PostgresServer, S3Store
 from tests.kit import Keys, announced, asking, caused, connected, empty, tell
 
 MODEL = "support"
+PLANNED = "planned"
+"""Stands for the rollout that serving would make of the approval."""
 BASE, DATASET = "b" * 64, "d" * 64
 
 
@@ -53,7 +63,18 @@ class World:
             ModelEvaluated: self.registry.evaluated,
             RolloutChanged: self.registry.rolled,
         }
-        await tell(self.db, use_cases, events, functools.partial(caused, story="story"))
+        for event in events:
+            if isinstance(event, RolloutChanged) and event.rollout_id == PLANNED:
+                planned = await self.rollout_id(event.model_version)
+                event = event.model_copy(update={"rollout_id": planned})  # noqa: PLW2901
+            await tell(self.db, use_cases, [event], functools.partial(caused, story="story"))
+
+    async def rollout_id(self, version: int) -> str:
+        """The one that the approval of a version led to."""
+        query = "SELECT evaluation_id FROM model_version WHERE model = :model AND number = :number"
+        async with self.db.unit_of_work() as work:
+            found = (await work.execute(query, {"model": MODEL, "number": version})).scalar()
+        return rollout_id(MODEL, version, found or "")
 
     async def declare(self, **policy: Any) -> dict[str, Any]:
         document = {"model": MODEL, "gates": [{"name": "floor", "at_least": 0.5}], **policy}
@@ -135,11 +156,11 @@ def trained(number: int) -> ModelTrained:
     )
 
 
-def rollout(version: int, state: str, rollout_id: str | None = None) -> RolloutChanged:
+def rollout(version: int, state: str, named: str = PLANNED) -> RolloutChanged:
     return RolloutChanged.model_validate(
         {
             "model": MODEL,
-            "rollout_id": rollout_id or f"rollout-{version}",
+            "rollout_id": named,
             "model_version": version,
             "state": state,
             "step": 0,

@@ -30,7 +30,7 @@ async def test_a_rollout_makes_a_challenger_then_a_champion(world: World) -> Non
         ("champion", 1),
     ]
     assert promoted["sequence"] == history["events"][-1]["sequence"]
-    assert history["events"][0]["evidence"]["rollout_id"] == "rollout-1"
+    assert history["events"][0]["evidence"]["rollout_id"] == await world.rollout_id(1)
 
 
 async def test_a_rollout_rolled_back_leaves_the_champion(world: World) -> None:

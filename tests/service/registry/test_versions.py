@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.contracts.errors import DriftwheelError, Invalid, NotFound
+from shared.contracts.errors import DriftwheelError, Invalid, NotFound, RetryLater
 from shared.contracts.events import ModelEvaluated
 from tests.service.registry.conftest import BASE, MODEL, World, adapter, rollout, together, trained
 
@@ -97,7 +97,16 @@ async def harmed(world: World, how: str) -> ModelEvaluated:
     return event.model_copy(update={"report": report})
 
 
-@pytest.mark.parametrize("how", ["missing", "altered", "elsewhere", "other-adapter", "other-verdict"])
+async def test_an_evaluation_without_its_report_decides_nothing(world: World) -> None:
+    await world.declare()
+    with pytest.raises(RetryLater, match="report"):
+        await world.tell(trained(1), await harmed(world, "missing"))
+    assert await world.announced("model.rejected") == []
+    await world.tell(await world.evaluated(1))
+    assert len(await world.announced("model.approved")) == 1
+
+
+@pytest.mark.parametrize("how", ["altered", "elsewhere", "other-adapter", "other-verdict"])
 async def test_no_approval_without_the_evidence_itself(world: World, how: str) -> None:
     await world.declare()
     await world.tell(trained(1), await harmed(world, how))
@@ -138,6 +147,18 @@ async def test_a_rollout_of_what_was_never_approved_is_refused(world: World) -> 
         with pytest.raises(Invalid, match="never approved"):
             await world.tell(rollout(version, "completed"))
     assert await world.aliases() == {"champion": None, "challenger": None}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_rollout_that_no_approval_led_to_moves_nobody(world: World, version: int) -> None:
+    await world.declare()
+    await world.crown(1)
+    await world.approve(2, champion=1)
+    before = await world.aliases()
+    for state in ("started", "completed", "rolled_back"):
+        with pytest.raises(Invalid, match="approval"):
+            await world.tell(rollout(version, state, "invented"))
+    assert await world.aliases() == before
 
 
 async def test_alias_events_cannot_be_changed(world: World) -> None:
