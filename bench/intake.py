@@ -125,7 +125,7 @@ def fate(topic: str, raw: bytes) -> list[str]:
             found.append("read")
         except (Poison, ValidationError) as error:
             describe(error)
-            blank.row(blank.envelope.id, "dead", 1)
+            _ = blank.body_digest, blank.day
             pack_headers(blank.headers)
             found.append("dead")
     return found
