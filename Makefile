@@ -38,7 +38,7 @@ doctor: $(BIN)/.synced ## Say what is wrong with this machine, and how to mend i
 	$(BIN)/driftwheel doctor
 
 ##@ Develop
-.PHONY: check test bench format lock
+.PHONY: check test bench chaos format lock
 check: $(BIN)/.synced ## Format, lint, types, architecture, unit tests (light: no engine)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -51,6 +51,11 @@ test: setup ## All tests, on real Kafka, PostgreSQL, S3 and vLLM
 
 bench: setup ## Measure latency, throughput and memory
 	@set -e; for file in bench/[a-z]*.py; do echo "· $$file" >&2; $(BIN)/python -m bench.$$(basename $$file .py); done
+
+# Everything twice, a random fault a minute; the same SEED draws the same faults.
+MINUTES ?= 10
+chaos: setup ## Kill, freeze and cut parts for MINUTES=10 with SEED=…, then check the whole history
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 format: $(BIN)/.synced ## Rewrite the code in the house format
 	$(BIN)/ruff format .

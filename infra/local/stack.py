@@ -67,15 +67,15 @@ class Stack:
     Starting more parts later is fine: `start` may be called again. All state lies under `home`.
     """
 
-    def __init__(self, home: Path | None = None, **settings: Any):
-        """`settings` are fields of LocalSettings; the environment gives the rest."""
+    def __init__(self, home: Path | None = None, more: Iterable[Part] = (), **settings: Any):
+        """`settings` are fields of LocalSettings; the environment gives the rest. `more` are parts beside the usual."""
         self.settings = LocalSettings.of(home, **settings)
         self.home = self.settings.home
         state.own(self.home)
         self._lock = state.lock(self.home)
         self._id = uuid.uuid4().hex[:12]
         sweep(self.home, besides=self._id)
-        self._parts = parts_of(self.settings.replicas)
+        self._parts = parts_of(self.settings.replicas) | {part.name: part for part in more}
         self._held = self._reserve_ports()
         numbers = {name: held.getsockname()[1] for name, held in self._held.items()}
         self.site = Site(self.settings, credentials.load_or_create(self.home / "secrets"), numbers)

@@ -69,11 +69,12 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """One move of a champion in the registry's own audit trail."""
+    """One move of an alias in the registry's own audit trail."""
 
     model: str
     sequence: int
-    version: int
+    version: int | None
+    alias: str = "champion"
 
 
 @dataclass
@@ -246,8 +247,7 @@ def _champions(history: History) -> Iterator[Violation]:
         moves.sort(key=lambda move: move.sequence)
         if [move.sequence for move in moves] != list(range(1, len(moves) + 1)):
             yield Violation("audit", f"{model}: the moves are {[move.sequence for move in moves]}")
+        last = next((move.version for move in reversed(moves) if move.alias == "champion"), None)
         for (who, named), version in history.champions.items():
-            if named == model and version != moves[-1].version:
-                yield Violation(
-                    "champion", f"{who} has {model}:{version}, the registry moved to {moves[-1].version}"
-                )
+            if named == model and version != last:
+                yield Violation("champion", f"{who} has {model}:{version}, the registry moved to {last}")
