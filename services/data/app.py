@@ -9,6 +9,7 @@ from services.data.handlers import make_handlers
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
 from services.data.store import waits
+from services.data.waker import Waker
 from shared.artifacts.base_model import base_digest
 from shared.artifacts.objects import S3Objects
 from shared.delivery.bus import make_broker
@@ -36,6 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
         broker=make_broker(settings, db, "data", [make_handlers(service)]),
         api=[make_api(service, settings, Comparer(db, objects, clock, settings.scratch))],
         jobs=jobs,
+        background=[("waker", Waker(db, service, settings.wake_seconds).run)],
         store=objects,
         streamed=("/v1/files",),
         waits=waits,

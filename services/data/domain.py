@@ -13,7 +13,7 @@ from sqlmodel import Field, SQLModel
 
 from shared.contracts.policy import Policy
 
-State = Literal["queued", "waiting", "running", "ready", "failed"]
+State = Literal["queued", "waiting", "running", "ready", "failed", "superseded"]
 Why = Literal["upload", "drift"]
 
 UPLOADS, DATASETS, PREDICTIONS = "uploads", "datasets", "predictions"

@@ -132,7 +132,7 @@ class DataService:
         store = Store(work.session)
         policy = event.policy.model_dump(mode="json")
         if await store.declare(Declared(model=event.model, revision=event.revision, policy=policy)):
-            await self._wake(work, event.model)
+            await self.wake(work, event.model)
 
     async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
         """Retraining builds on the new champion; after a rollback, what only the other one had learned is new again."""
@@ -143,7 +143,7 @@ class DataService:
             sequence=event.sequence,
         )
         if await Store(work.session).promote(row):
-            await self._wake(work, event.model)
+            await self.wake(work, event.model)
 
     async def served(self, work: UnitOfWork, events: Sequence[PredictionServed]) -> None:
         """Remember where the texts of answers are; without a text an answer can teach nothing."""
@@ -159,7 +159,7 @@ class DataService:
             for event in events
             if event.text is not None and event.text.bucket == PREDICTIONS
         ]
-        await self._collect(work, rows)
+        await Store(work.session).add_new(rows)
 
     async def judged(self, work: UnitOfWork, events: Sequence[FeedbackRecorded]) -> None:
         times = [cause.time for cause in work.causes] or [self._clock.now()] * len(events)
@@ -175,15 +175,13 @@ class DataService:
             )
             for event, at in zip(events, times, strict=True)
         ]
-        await self._collect(work, rows)
-
-    async def _collect(self, work: UnitOfWork, rows: Sequence[Prediction | Feedback]) -> None:
-        """Keep what is new, and wake each model once that got any."""
-        for model in sorted(await Store(work.session).add_new(rows)):
-            await self._wake(work, model)
+        await Store(work.session).add_new(rows)
 
     async def drifted(self, work: UnitOfWork, event: DriftDetected) -> None:
-        """Record a drift; if it asks for retraining, wish for one dataset, now or when enough labels are there."""
+        """Record a drift; if it asks for retraining, wish for one dataset, now or when enough labels are there.
+
+        One wish of a model waits at a time: the newest drift takes the place of those before it.
+        """
         store = Store(work.session)
         row = Drift(
             drift_id=event.drift_id,
@@ -196,6 +194,9 @@ class DataService:
         if not await store.add_once(row) or event.verdict != "retrain":
             return
         await store.lock_model(event.model, shared=False)
+        for older in await store.waiting(event.model):
+            older.state, older.detail = "superseded", f"The drift {event.drift_id} took its place."
+            older.finished_at = self._clock.now()
         build = self._build(work, event.model, "drift", "drift")
         build.drift_id = event.drift_id
         store.add(build)
@@ -217,8 +218,8 @@ class DataService:
         await work.session.flush()
         await defer(work, BUILD_JOB, lock=build.id, model=build.model, build_id=build.id)
 
-    async def _wake(self, work: UnitOfWork, model: str) -> None:
-        """Start the builds for which something was still missing."""
+    async def wake(self, work: UnitOfWork, model: str) -> None:
+        """Start the builds for which nothing is missing any more. It reads all labels that no dataset has yet."""
         store = Store(work.session)
         await store.lock_model(model, shared=True)
         for build in await store.waiting(model):
@@ -226,8 +227,8 @@ class DataService:
 
     async def _advance(self, work: UnitOfWork, build: Build) -> None:
         build.detail = await lacking(Store(work.session), build) or ""
-        log.info("build.waiting" if build.detail else "build.complete", build=build.id, model=build.model)
         if not build.detail:
+            log.info("build.complete", build=build.id, model=build.model)
             await self._queue(work, build)
 
 

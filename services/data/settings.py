@@ -22,6 +22,12 @@ class Settings(ServiceSettings):
     max_rows: int = Field(
         2_000_000, ge=10, description="Most rows read for one dataset (about 200 bytes each)."
     )
+    wake_seconds: float = Field(
+        3.0,
+        gt=0,
+        le=3_600,
+        description="Pause between two looks whether a waiting retraining has its labels.",
+    )
     scratch: Path | None = Field(
         None, description="Folder for files in progress; the system's own if not set."
     )

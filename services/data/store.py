@@ -56,13 +56,11 @@ class Store:
         statement = insert(type(row)).values(**row.model_dump()).on_conflict_do_nothing().returning(text("1"))
         return (await self._session.execute(statement)).scalar() is not None
 
-    async def add_new(self, rows: Sequence[Prediction | Feedback]) -> set[str]:
-        """Insert rows of one kind in one statement, but for keys that exist; returns the models of those that are new."""
-        if not rows:
-            return set()
-        kind = type(rows[0])
-        statement = insert(kind).on_conflict_do_nothing().returning(col(kind.model))
-        return set(await self._session.scalars(statement, [row.model_dump() for row in rows]))
+    async def add_new(self, rows: Sequence[Prediction | Feedback]) -> None:
+        """Insert rows of one kind in one statement, but for keys that exist."""
+        if rows:
+            statement = insert(type(rows[0])).on_conflict_do_nothing()
+            await self._session.execute(statement, [row.model_dump() for row in rows])
 
     async def file(self, file_id: str) -> UploadedFile | None:
         return await self._session.get(UploadedFile, file_id)
@@ -125,6 +123,16 @@ class Store:
             .order_by(col(Build.created_at))
         )
         return (await self._session.exec(query.with_for_update())).all()
+
+    async def models_waiting(self) -> list[tuple[str, Json]]:
+        """Models with a build that waits, each with what caused the newest one."""
+        query = (
+            select(Build.model, Build.cause)
+            .where(Build.state == "waiting")
+            .distinct(col(Build.model))
+            .order_by(Build.model, col(Build.created_at).desc())
+        )
+        return [(model, dict(cause or {})) for model, cause in (await self._session.exec(query)).all()]
 
     async def build(self, build_id: str, *, lock: bool = False) -> Build | None:
         query = select(Build).where(Build.id == build_id)

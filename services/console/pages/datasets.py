@@ -16,7 +16,7 @@ from services.console.views import page
 router = APIRouter()
 Reader = Annotated[Visitor, visits("data:read")]
 Typed = Annotated[str, Query(max_length=200)]
-STATES = ("queued", "waiting", "running", "ready", "failed")
+STATES = ("queued", "waiting", "running", "ready", "failed", "superseded")
 SPLITS = ("train", "validation", "test")
 _PAGE, _FEW = 50, 20
 

@@ -17,6 +17,7 @@ from services.data.builder import Builder
 from services.data.domain import DATASETS, Table
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
+from services.data.waker import Waker
 from shared.artifacts.objects import ObjectStore, S3Objects, read_manifest
 from shared.contracts.envelope import Envelope, new_id
 from shared.contracts.events import (
@@ -80,6 +81,7 @@ class World:
             return self.envelopes[type(event).__name__]
 
         await tell(self.db, use_cases, events, envelope)
+        await Waker(self.db, self.service, seconds=1).look()
 
     async def declare(self, revision: int = 1, **parts: Any) -> None:
         policy = Policy(

@@ -10,9 +10,12 @@ from sqlalchemy import text
 
 from services.data.rows import Turn, marks
 from services.data.service import BUILD_JOB
+from services.data.waker import Waker
 from shared.contracts.events import Event, LineRef
 from shared.contracts.policy import DataPolicy, RetrainGovernor
+from tests.kit import caused
 from tests.service.data.conftest import (
+    MODEL,
     Traffic,
     World,
     drift,
@@ -314,7 +317,7 @@ async def test_a_missing_parent_fails_the_wish_with_what_to_do(running: World) -
 
 @pytest.mark.parametrize("first", ["drift", "label"])
 async def test_events_that_arrive_together_do_not_miss_each_other(world: World, first: str) -> None:
-    """A transaction sees only what is committed: unlocked, each of two could count without the other, and both wait."""
+    """A transaction sees only what is committed; whatever the order, the next look sees both."""
     await world.declare()
     answers = await Traffic(world).serve(NEW[:3])
     await world.tell(*answers, feedback(answers[0], "new topic"))
@@ -330,6 +333,7 @@ async def test_events_that_arrive_together_do_not_miss_each_other(world: World, 
         other = asyncio.create_task(world.tell(feedback(answers[2], "new topic")))
         await until(lambda: blocked_or_done(world, other))
     await other
+    await Waker(world.db, world.service, seconds=1).look()
     build = await drift_build(world)
     assert build["state"] == "queued", build["detail"]
     assert len(await world.deferred()) == 1
@@ -369,3 +373,33 @@ async def test_a_split_follows_the_prompt_even_from_another_system_message(
 async def test_builds_are_listed_by_model(running: World, champion: str) -> None:
     assert [build["digest"] for build in await running.builds()] == [champion]
     assert (await running.http.get("/datasets", params={"model": "another"})).json()["datasets"] == []
+
+
+async def test_what_people_say_looks_at_no_history_while_a_retraining_waits(world: World) -> None:
+    """The cost of an event must not grow with the labels there are: only the timer counts them."""
+    await world.declare(retrain=RetrainGovernor(min_corrected=50))
+    traffic = Traffic(world)
+    answers = await traffic.serve([f"prompt {n}" for n in range(20)])
+    await world.tell(*answers, drift("d" * 64))
+    looked: list[str] = []
+    original = world.service.wake
+
+    async def watched(work: Any, model: str) -> None:
+        looked.append(model)
+        await original(work, model)
+
+    world.service.wake = watched  # type: ignore[method-assign]
+    async with world.db.unit_of_work(caused(answers[0])) as work:
+        await world.service.judged(work, [feedback(answers[0], "better")])
+        await world.service.served(work, answers)
+    assert looked == []
+    await Waker(world.db, world.service, seconds=1).look()
+    assert looked == [MODEL]
+
+
+async def test_a_newer_drift_takes_the_place_of_one_that_waits(world: World) -> None:
+    await world.declare(retrain=RetrainGovernor(min_corrected=50))
+    await world.tell(drift("d" * 64, "drift-1"), drift("d" * 64, "drift-2"))
+    newest, older = await world.builds()
+    assert (newest["state"], older["state"]) == ("waiting", "superseded")
+    assert "drift-2" in older["detail"]

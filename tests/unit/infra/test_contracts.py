@@ -1,5 +1,6 @@
 """Topics, rights in buckets, jars, containers and locks, held against what they must agree with."""
 
+import json
 import re
 from pathlib import Path
 
@@ -69,10 +70,17 @@ def test_rights_in_buckets_name_known_services_and_exactly_one_writer() -> None:
 
 def test_no_identity_but_admin_may_act_on_all_buckets() -> None:
     keys = {role: (role, f"{role}-secret") for role in ("admin", *SERVICES)}
-    allowed = {i["name"]: i["actions"] for i in buckets.identities(keys)["identities"]}
-    assert set(allowed) == set(keys)
+    known = buckets.identities(keys)
+    named = {one["name"]: one for one in known["identities"]}
+    assert set(named) == set(keys)
+    policies = {one["name"]: json.loads(one["content"]) for one in known["policies"]}
     for role in SERVICES:
-        assert all(":" in action and action.partition(":")[2] in buckets.BUCKETS for action in allowed[role])
+        assert "actions" not in named[role]
+        assert named[role]["policyNames"] == [role]
+        places = [place for one in policies[role]["Statement"] for place in one["Resource"]]
+        assert {place.removeprefix("arn:aws:s3:::").partition("/")[0] for place in places} <= set(
+            buckets.BUCKETS
+        )
 
 
 def test_the_jar_lock_is_exact() -> None:

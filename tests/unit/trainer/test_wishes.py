@@ -103,7 +103,7 @@ REQUEST = {
     [
         ({"recipe": {"rank": 0}}, r"recipe\.rank: .*\(allowed: 1 to 256\)"),
         ({"recipe": {"learning_rate": 1e30}}, r"recipe\.learning_rate: .*\(allowed: above 0, at most 1\)"),
-        ({"recipe": {"patience": 0}}, r"recipe\.patience: .*\(allowed: at least 1\)"),
+        ({"recipe": {"patience": 0}}, r"recipe\.patience: .*\(allowed: 1 to 1000000000\)"),
         ({"recipe": {"rank": 1, "alpha": 9}}, "recipe: .*alpha/rank must be at most 8"),
         ({"recipe": {"base": "https://example.org"}}, r"recipe\.base: Extra inputs"),
         ({"recipe": {"targets": ["https://example.org"]}}, r"recipe\.targets\.0: "),
