@@ -107,6 +107,13 @@ def test_importing_a_service_loads_no_torch(service: str) -> None:
     importlib.import_module(f"services.{service}.app")
 
 
+def test_every_decision_has_a_number_of_its_own_and_says_it() -> None:
+    files = sorted((ROOT / "infra/decisions").glob("*.md"))
+    assert [file.name[:4] for file in files] == [f"{number:04}" for number in range(1, len(files) + 1)]
+    unlike = [f.name for f in files if not f.read_text().startswith(f"# {f.name[:4]} · ")]
+    assert not unlike
+
+
 def test_no_file_names_a_machine_or_an_index() -> None:
     hosts = re.compile(r"pypi\.org|pythonhosted|repo1?\.maven|/(root|work)/|/home/[a-z]")
     bad = []
