@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer
 from joserfc.jwk import OKPKey
 
 from infra.local.stack import Stack
+from shared.contracts.text import Json
 from shared.delivery.kafka import connection
 from shared.http.tokens import mint
 
@@ -95,20 +96,24 @@ class Platform:
 
     async def events(self, topic: str, model: str) -> list[str]:
         """Distinct ids of the events of one model on a topic, in order."""
+        return [one for one, body in (await self.bodies(topic)).items() if body.get("model") == model]
+
+    async def bodies(self, topic: str) -> dict[str, Json]:
+        """Everything on a topic by event id, in order. Raises KafkaError while Kafka is away."""
         consumer = AIOKafkaConsumer(
             topic, **connection(self.stack.site.kafka("console")), auto_offset_reset="earliest", group_id=None
         )
         await consumer.start()
         try:
             ends = await consumer.end_offsets(list(consumer.assignment()))
-            found: dict[str, None] = {}
+            found: dict[str, Json] = {}
             for partition, end in ends.items():
                 while await consumer.position(partition) < end:
                     for batch in (await consumer.getmany(partition, timeout_ms=500)).values():
                         for record in batch:
-                            if json.loads(record.value or b"{}").get("model") == model:
-                                found[dict(record.headers)["ce_id"].decode()] = None
-            return list(found)
+                            event_id = dict(record.headers)["ce_id"].decode()
+                            found.setdefault(event_id, json.loads(record.value or b"{}"))
+            return found
         finally:
             await consumer.stop()
 

@@ -108,17 +108,22 @@ class Judgements:
         return Accepted(feedback_id(judged.answer_id, judged.actor), judged.answer_id)
 
     async def run(self, every_seconds: float = 1.0) -> None:
+        """Settle until cancelled. What waits then is left to the next process."""
         pause = every_seconds
-        while True:
-            await changed(self._arrived, pause)
-            try:
-                await self.settle()
-                pause = every_seconds
-            except Exception as error:  # noqa: BLE001 (whatever hinders it, what waits is tried again)
-                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-                log.warning("feedback.waiting", error=type(error).__name__, waiting=self._spool.waiting)
-            finally:
-                self._measure()
+        try:
+            while True:
+                await changed(self._arrived, pause)
+                try:
+                    await self.settle()
+                    pause = every_seconds
+                except Exception as error:  # noqa: BLE001 (whatever hinders it, what waits is tried again)
+                    pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                    log.warning("feedback.waiting", error=type(error).__name__, waiting=self._spool.waiting)
+                finally:
+                    self._measure()
+        except asyncio.CancelledError:
+            self._spool.close()
+            raise
 
     async def settle(self) -> None:
         """Bring to the database what waits on disk, and to its answer what waits in the database."""

@@ -118,6 +118,8 @@ class PredictionLog:
             await asyncio.wait({last}, timeout=_LAST_FLUSH_SECONDS)
             if not last.done() or last.exception():
                 log.warning("predictions.left", waiting=self._spool.waiting)
+            last.cancel()
+            self._spool.close()
             raise
 
     async def flush(self) -> None:

@@ -66,9 +66,10 @@ class Spool:
         self.waiting = sum(part.records for part in self._sealed)
 
     def append(self, record: bytes) -> bool:
-        """Keep a record without a line feed; False if there is no room for it, on the disk or by the limit."""
+        """Keep a record without a line feed; False if there is no room for it, on the disk or by the limit, or if the
+        spool is closed: its folder may belong to another process already."""
         line = b"%08x %s\n" % (zlib.crc32(record), record)
-        if self.size + len(line) > self._limit:
+        if self._lock.closed or self.size + len(line) > self._limit:
             return False
         try:
             part = self._growing = self._growing or self._begin()

@@ -30,7 +30,7 @@ MOST_COUNTED = 10_000
 OUTBOX = f"""
 SELECT CASE WHEN counted < {MOST_COUNTED} THEN counted ELSE greatest(counted, estimated) END AS pending,
     coalesce(extract(epoch FROM now() - oldest.created_at), 0)::float AS age_seconds
-FROM (SELECT count(*) AS counted FROM (SELECT FROM outbox WHERE dead_at IS NULL LIMIT {MOST_COUNTED}) AS some) AS some,
+FROM (SELECT count(*) AS counted FROM (SELECT FROM outbox WHERE dead_at IS NULL LIMIT {MOST_COUNTED}) AS first) AS bounded,
     (SELECT reltuples::bigint AS estimated FROM pg_class WHERE oid = 'outbox'::regclass) AS whole
 LEFT JOIN LATERAL (SELECT created_at FROM outbox WHERE dead_at IS NULL ORDER BY id LIMIT 1) AS oldest ON true
 """

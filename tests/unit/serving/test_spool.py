@@ -84,6 +84,16 @@ async def test_a_process_takes_over_what_dead_ones_left_and_nothing_of_the_livin
     assert await drained(last) == [b"0", b"2"]
 
 
+async def test_what_is_closed_takes_nothing_any_more(tmp_path: Path) -> None:
+    closed = Spool(tmp_path, 1_000_000)
+    assert closed.append(b"before")
+    closed.close()
+    heir = Spool(tmp_path, 1_000_000)
+    assert not closed.append(b"after")
+    assert await drained(heir) == [b"before"]
+    assert list(tmp_path.glob("*/*.spool")) == []
+
+
 def _until_killed(folder: str, ready: "multiprocessing.Queue[int]") -> None:
     spool = Spool(Path(folder), 100_000_000)
     number = 0
