@@ -45,7 +45,7 @@ class Kafka(Part):
         with site.log(self.name).open("ab") as log:
             subprocess.run(
                 [*self._java(site), "kafka.tools.StorageTool", *arguments],
-                env=base_environment(), stdout=log, stderr=log, check=True, timeout=60,
+                env=base_environment(), stdout=log, stderr=log, check=True, timeout=180,
             )  # fmt: skip
         (folder / "formatted").touch()
 

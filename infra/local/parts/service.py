@@ -29,7 +29,7 @@ class Service(Part):
     """`python -m services.<name>.app`, after its database is migrated."""
 
     needs: tuple[str, ...] = ("kafka", "postgres", "s3")
-    start_seconds = 120.0
+    start_seconds = 300.0
     stop_seconds = 30.0
 
     def __init__(self, service: str, replica: int = 1):
