@@ -96,7 +96,7 @@ def settings(postgres: PostgresServer, s3: S3Store, keys: Keys) -> Settings:
 
 @pytest.fixture(scope="session")
 async def detectors() -> AsyncIterator[DetectorProcess]:
-    process = DetectorProcess(timeout_seconds=120, idle_seconds=600)
+    process = DetectorProcess(timeout_seconds=600, idle_seconds=600)
     yield process
     await process.close()
 
@@ -151,7 +151,7 @@ class World:
     async def look(self) -> None:
         """One tick; if it cut a window, until that is measured."""
         await self.watch.tick()
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 700
         while any(window["state"] == "measuring" for window in await self.windows()):
             assert time.monotonic() < deadline, "the window was never measured"
             await asyncio.sleep(0.05)
@@ -204,7 +204,7 @@ async def quiet(
 @pytest.fixture
 async def world(quiet: World) -> AsyncIterator[World]:
     """The same, with its jobs being worked on."""
-    jobs = Jobs("monitor", quiet.db, stalled_after=3)
+    jobs = Jobs("monitor", quiet.db, stalled_after=60)
     jobs.add(MEASURE_JOB, quiet.measuring.run, quiet.measuring.failed)
     worker = asyncio.create_task(jobs.run())
     yield quiet

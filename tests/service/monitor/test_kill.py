@@ -19,7 +19,7 @@ from tests.service.monitor import events
 from tests.service.monitor.conftest import TRAVEL, log_texts, prompts
 from tests.service.monitor.events import declared, promoted, scored, served
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1_800)]
 MODEL = "killed"
 
 
@@ -76,7 +76,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
         await until(lambda: in_state("measuring"), "a window to be cut", pause=0.02)
         stack.kill("monitor")
         await told(kafka.client(), messages)  # all of it again, while it is away
-        await until(lambda: in_state("measured"), "the window to be measured after the restart", 300)
+        await until(lambda: in_state("measured"), "the window to be measured after the restart", 900)
 
         async def drifts() -> Any:
             return (await get("/drifts", model=MODEL) or {}).get("drifts")
@@ -97,7 +97,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
             [await caught_up(kafka.client("monitor"), topic) for topic in {topic for topic, _, _ in messages}]
         )
 
-    await until(all_read, "all that was told twice to be read", 120)
+    await until(all_read, "all that was told twice to be read", 300)
     assert await announced(stack) == [drift["event_id"]]
 
 
