@@ -13,7 +13,7 @@ from tests.contract.engines.running import NAMES, QUESTIONS, Running
 
 ROOT = Path(__file__).parents[3]
 # Generous: both need about ten seconds of a processor that others may be using, vLLM some forty.
-START_SECONDS = {"transformers": 300.0, "vllm": 800.0}
+START_SECONDS = {"transformers": 600.0, "vllm": 1_500.0}
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from services.serving.engines import RequestRefused
 from tests.contract.engines.running import QUESTIONS, Running, ask, chat
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for its engine
+pytestmark = pytest.mark.timeout(1_800)  # the first test waits for its engine
 
 
 @pytest.mark.parametrize("kind", ["chat/completions", "completions"])

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from services.serving.engines import AdapterRefused, EngineUnavailable
 from tests.contract.engines.running import NAMES, QUESTIONS, Running, ask, chat
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for its engine
+pytestmark = pytest.mark.timeout(1_800)  # the first test waits for its engine
 
 
 async def test_loading_makes_an_adapter_appear_and_twice_is_once(

@@ -22,7 +22,7 @@ from tests.contract.engines.adapters import load
 from tests.contract.engines.conftest import START_SECONDS, engine_python
 from tests.contract.engines.running import Running, chat
 
-pytestmark = pytest.mark.timeout(900)  # the last test starts an engine of its own
+pytestmark = pytest.mark.timeout(1_800)  # the last test starts an engine of its own
 
 TEXT = st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=20)
 

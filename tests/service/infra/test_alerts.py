@@ -22,7 +22,7 @@ from tests.promql import FROM_PROMETHEUS, Vocabulary
 from tests.service.infra.conftest import Watched
 from tests.service.monitor.events import promoted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 ROOT = Path(__file__).parents[3]
 MODEL = "desk"
 RULES: list[dict[str, Any]] = [

@@ -33,7 +33,7 @@ def silent(line: str) -> None:
     """Nobody reads the progress here."""
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
@@ -150,11 +150,11 @@ def test_ctrl_c_stops_everything_even_when_it_is_pressed_twice(home: Path) -> No
     shell = subprocess.Popen(
         [sys.executable, "-c", code, str(home)], env=python_environment(), stderr=subprocess.PIPE
     )
-    until(lambda: state.read(home).get("state") == "ready", "ready", 120)
+    until(lambda: state.read(home).get("state") == "ready", "ready", 300)
     shell.send_signal(signal.SIGINT)
     until(lambda: state.read(home).get("state") != "ready", "stopping")
     shell.send_signal(signal.SIGINT)
-    _, told = shell.communicate(timeout=60)
+    _, told = shell.communicate(timeout=240)
     assert shell.returncode == 0, told
     assert b"postgres" in told
     assert users_of(home) == []
@@ -181,11 +181,11 @@ def test_parts_die_with_a_killed_supervisor_and_the_next_one_starts_clean(home: 
         [sys.executable, "-m", "infra.local", "postgres", "s3"],
         env=environment | {"DRIFTWHEEL_HOME": str(home)},
     )
-    until(lambda: state.read(home).get("state") == "ready", "ready", 120)
+    until(lambda: state.read(home).get("state") == "ready", "ready", 300)
     assert len(marked(home)) >= 2
     supervisor.kill()
     supervisor.wait()
-    until(lambda: users_of(home) == [], "every process of the dead supervisor has ended", 60)
+    until(lambda: users_of(home) == [], "every process of the dead supervisor has ended", 240)
     assert commands.status(home=home)["state"] == "stopped"
     with Stack(home, **SETTINGS) as stack:
         stack.start("postgres")

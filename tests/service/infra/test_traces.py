@@ -13,12 +13,12 @@ from infra.local.stack import Stack
 from shared.http.tokens import mint
 from tests.service.infra.conftest import Watched
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 
 
-def until(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(look: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
