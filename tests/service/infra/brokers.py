@@ -97,7 +97,7 @@ def tls_broker(home: Path) -> Iterator[TlsBroker]:
 
 
 async def _ready(broker: TlsBroker) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while True:
         try:
             if await topics.brokers(broker.settings()):
@@ -148,7 +148,7 @@ def _addresses(sockets: dict[str, Any]) -> list[str]:
 
 
 async def _joined(admin: KafkaSettings, nodes: int) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while True:
         try:
             if await topics.brokers(admin) == nodes:

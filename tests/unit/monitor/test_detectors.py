@@ -101,7 +101,7 @@ def test_chance_shrinks_with_more_data_and_matches_a_simulation() -> None:
 
 @pytest.fixture(scope="module")
 async def detectors() -> AsyncIterator[DetectorProcess]:
-    process = DetectorProcess(timeout_seconds=120, idle_seconds=60)
+    process = DetectorProcess(timeout_seconds=900, idle_seconds=900)
     yield process
     await process.close()
 
@@ -119,7 +119,7 @@ async def test_the_process_answers_as_the_function_does(detectors: DetectorProce
 
 
 async def test_a_detector_that_dies_is_tried_again_by_a_fresh_process() -> None:
-    detectors = DetectorProcess(timeout_seconds=60, idle_seconds=60)
+    detectors = DetectorProcess(timeout_seconds=600, idle_seconds=600)
     dying = asyncio.create_task(
         detectors.measure("text_domain", TRAINED, window("traffic_after.jsonl", 3), 0.65)
     )
@@ -142,7 +142,7 @@ async def test_a_detector_that_hangs_is_stopped() -> None:
 
 
 async def test_an_idle_process_ends_and_the_next_request_starts_another() -> None:
-    brief = DetectorProcess(timeout_seconds=60, idle_seconds=0.01)
+    brief = DetectorProcess(timeout_seconds=600, idle_seconds=0.01)
     for _ in range(2):
         with pytest.raises(NotMeasurableError):
             await brief.measure("text_domain", [], [], 0.65)
