@@ -7,6 +7,8 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+contracts = "Services stop for this one: the release before claims a message by its id alone, which is unique no more."
+
 
 def upgrade() -> None:
     op.execute(
