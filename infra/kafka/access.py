@@ -67,16 +67,10 @@ def _service(service: str) -> list[Grant]:
     found = [Grant(service, "Read", "topic", topic) for topic in consumed]
     found += [Grant(service, "Write", "topic", dead_letters_of(topic, service)) for topic in consumed]
     found += [Grant(service, "Write", "topic", topic) for topic in produced]
-    found += _redrives(service)
     found.append(Grant(service, "Read", "group", f"{service}.", "prefixed"))
     if service == REPLIER:
         found.append(Grant(service, "Write", "topic", REPLY_PREFIX, "prefixed"))
     return found
-
-
-def _redrives(service: str) -> list[Grant]:
-    """A redrive puts the copy of a dead letter on the topic that it came from."""
-    return [Grant(service, "Write", "topic", topic) for topic, who in CONSUMERS.items() if service in who]
 
 
 def _reader() -> list[Grant]:
