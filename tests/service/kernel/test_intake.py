@@ -139,10 +139,12 @@ def test_a_message_whose_words_cannot_be_stored_is_buried_without_them(
             assert await intake.bury(db, "data", delivery, 1, "because")
             assert not await intake.bury(db, "data", delivery, 1, "because"), "buried twice"
             async with db.unit_of_work() as work:
-                [row] = await work.execute("SELECT event_id, state, body, error FROM inbox")
+                [known] = await work.execute("SELECT event_id, state FROM inbox")
+                [row] = await work.execute("SELECT event_id, state, body, error FROM dead_letters")
                 sent = (await work.execute("SELECT count(*) FROM outbox")).scalar_one()
         finally:
             await db.close()
+        assert known == (delivery.fingerprint, "dead")
         assert row == (delivery.fingerprint, "dead", b"body", "because")
         assert sent == 1
 

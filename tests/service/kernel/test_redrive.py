@@ -57,7 +57,7 @@ async def test_a_redrive_adds_nothing_to_the_topic_so_the_newest_stays_the_newes
         await desk.send("well")
         await until(state_is(desk, "dead", "done"), "the death and the newer event")
         fault.mended = True
-        before = await end_of(desk)
+        before, tried = await end_of(desk), desk.calls.count("sick")
         [letter] = await listed(desk)
         async with desk.db.unit_of_work() as work:
             assert await dead_letters.redrive(work, letter["event_id"]) == desk.topic
@@ -65,7 +65,7 @@ async def test_a_redrive_adds_nothing_to_the_topic_so_the_newest_stays_the_newes
         assert await end_of(desk) == before
         assert await listed(desk) == []
     assert sorted(await desk.effects()) == ["sick", "well"]
-    assert desk.calls.count("sick") == 2
+    assert desk.calls.count("sick") == tried + 1
 
 
 async def test_what_dies_again_is_dead_again_with_all_its_tries(desk: Desk) -> None:
