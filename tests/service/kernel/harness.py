@@ -22,6 +22,15 @@ from shared.delivery.handling import Done, Handling, Tries
 from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
+from tests.chaos.history import Handled, Said
+
+_HANDLED = 'SELECT topic, source, event_id, partition, "offset", state, handled_at FROM inbox'
+_SAID = """
+SELECT topic, event_id, row_number() OVER (ORDER BY created_at), partition, "offset" FROM (
+    SELECT topic, event_id, created_at, partition, "offset" FROM sent
+    UNION ALL SELECT topic, event_id, created_at, NULL, NULL FROM outbox
+) AS said
+"""
 
 
 class Crash(BaseException):
@@ -136,6 +145,18 @@ class Service:
     async def effects(self) -> list[str]:
         async with self.db.unit_of_work() as work:
             return [row[0] for row in await work.execute("SELECT effect FROM effects ORDER BY effect")]
+
+    async def handled(self) -> list[Handled]:
+        async with self.db.unit_of_work() as work:
+            return [Handled(self.name, *row) for row in await work.execute(_HANDLED)]
+
+    async def said(self) -> list[Said]:
+        """What it has committed, in that order, whether it was sent or waits."""
+        async with self.db.unit_of_work() as work:
+            return [
+                Said(self.name, topic, event_id, number, None if offset is None else (partition, offset))
+                for topic, event_id, number, partition, offset in await work.execute(_SAID)
+            ]
 
 
 class counted:
