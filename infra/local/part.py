@@ -47,7 +47,6 @@ class Part(ABC):
     ports: tuple[str, ...] = ()
     """Names of the loopback ports it listens on."""
     start_seconds: float = 180.0
-    """A bound for what hangs, not a measure: on a busy machine an import alone takes a minute."""
     """How long it may be silent after its start. One that answers, and waits for another part, is left alone."""
     look_seconds: float = 5.0
     """Between two looks at a part that runs."""
