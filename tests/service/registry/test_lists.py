@@ -184,6 +184,13 @@ async def test_the_model_card_comes_from_the_adapter(world: World, s3: Any) -> N
     assert found == {"adapter_digest": adapter(1), "text": "# <b>card</b> \ufffd"}
 
 
+async def seconds(world: World, path: str, **params: Any) -> float:
+    """How long one answer takes. The fastest of several tells of the query, the others of a busy machine."""
+    started = time.perf_counter()
+    await world.get(path, **params)
+    return time.perf_counter() - started
+
+
 async def test_ten_thousand_versions_are_answered_at_once(world: World) -> None:
     await fill(world, MANY)
     middle = (await world.get(f"/models/{MODEL}/versions/5000"))["adapter_digest"]
@@ -201,9 +208,7 @@ async def test_ten_thousand_versions_are_answered_at_once(world: World) -> None:
     ]
     for path, params in pages:
         await world.get(path, **params)
-        started = time.perf_counter()
-        await world.get(path, **params)
-        taken = time.perf_counter() - started
+        taken = min([await seconds(world, path, **params) for _ in range(10)])
         print(f"{path} {params}: {taken * 1_000:.0f} ms")
         assert taken < 0.5, path
     found = (await world.get(versions, summary=True, limit=50, after=middle))["versions"]

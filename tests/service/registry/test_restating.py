@@ -1,6 +1,7 @@
 """State said again: whole, under the old revision and sequence, outside every story, and never behind a newer one."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from services.registry.restating import Restating
 from shared.service.clock import ManualClock
@@ -11,15 +12,23 @@ def restating(world: World, at: datetime | None = None, every: float = 3_600) ->
     return Restating(world.db, ManualClock(at or datetime.now(UTC)), every)
 
 
+async def words(world: World, topic: str) -> list[dict[str, Any]]:
+    """What was announced, without the story that it belongs to."""
+    return [
+        {name: value for name, value in event.items() if name != "correlationid"}
+        for event in await world.announced(topic)
+    ]
+
+
 async def test_policy_and_champion_are_said_again_as_they_were(world: World) -> None:
     await world.declare()
     await world.crown(1)
     await world.crown(2, champion=1)
-    declared, promoted = await world.announced("model.declared"), await world.announced("model.promoted")
+    declared, promoted = await words(world, "model.declared"), await words(world, "model.promoted")
     for _ in range(2):
         assert await restating(world).restate() == 2
-    assert (await world.announced("model.declared"))[1:] == [{**declared[0], "restated": True}] * 2
-    assert (await world.announced("model.promoted"))[2:] == [{**promoted[1], "restated": True}] * 2
+    assert (await words(world, "model.declared"))[1:] == [{**declared[0], "restated": True}] * 2
+    assert (await words(world, "model.promoted"))[2:] == [{**promoted[1], "restated": True}] * 2
     assert await world.aliases() == {"champion": 2, "challenger": None}
 
 
