@@ -16,7 +16,7 @@ from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.consumer import TopicConsumer
 from shared.delivery.intake import EVENT_BY_TOPIC
-from shared.delivery.unit_of_work import Database
+from shared.delivery.unit_of_work import POOL, Database
 from shared.operations.lag import Lag
 from shared.service.progress import Progress, Watch
 from tests.service.kernel.test_delivery import delivery_settings, until
@@ -264,7 +264,7 @@ async def test_an_outage_is_waited_for_in_place_and_is_never_taken_for_a_hang(be
 
 async def test_requests_that_hold_all_connections_bury_no_event(bench: Bench) -> None:
     async with bench.open() as opened:
-        held = [bench.db.unit_of_work() for _ in range(15)]
+        held = [bench.db.unit_of_work() for _ in range(POOL)]
         for unit in held:
             await (await unit.__aenter__()).execute("SELECT 1")
         await opened.send(bench.own, "good")
