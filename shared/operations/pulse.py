@@ -18,7 +18,7 @@ _HANDLED = """
 SELECT topic, handled_at AS at, event_id FROM inbox WHERE day >= %(since)s::date ORDER BY handled_at DESC LIMIT 1
 """
 _RECENT = timedelta(days=8)
-_DEAD = f"SELECT count(*) AS dead FROM (SELECT FROM dead_letters WHERE state = 'dead' LIMIT {MOST_COUNTED}) AS some"
+_DEAD = f"SELECT count(*) AS dead FROM (SELECT FROM dead_letters WHERE state = 'dead' LIMIT {MOST_COUNTED}) AS counted"
 _JOBS = """
 SELECT count(*) FILTER (WHERE status = 'todo') AS waiting, count(*) FILTER (WHERE status = 'doing') AS running,
     coalesce(extract(epoch FROM now() - min(deferred.at) FILTER (WHERE status = 'todo')), 0)::float AS oldest_seconds
