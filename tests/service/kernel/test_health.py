@@ -17,7 +17,7 @@ def test_a_stopped_consumer_is_reported_and_resumed_and_the_edge_stays_ready(ser
     with TestClient(service.app(worker=False), headers=service.caller) as client:
         for _ in range(3):
             assert client.post("/judgements/poison").status_code == 200
-        until(lambda: troubles(client).get(name), "the stop", 60)
+        until(lambda: troubles(client).get(name, {}).get("state") == "stopped", "the stop", 60)
         answer = client.get("/health/ready")
         assert (answer.status_code, answer.json()["reasons"]) == (200, [])
         assert troubles(client)[name]["state"] == "stopped"
