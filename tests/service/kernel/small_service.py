@@ -18,7 +18,6 @@ from infra.kafka import topics
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.intake import EVENT_BY_TOPIC
-from shared.delivery.kafka import connection
 from shared.delivery.unit_of_work import Database
 from shared.http.tokens import mint
 from shared.http.web import HttpWork
@@ -111,7 +110,7 @@ class SmallService:
         return asyncio.run(self._headers(*row)) if row else {}
 
     async def _headers(self, topic: str, partition: int, offset: int) -> dict[str, str]:
-        consumer = AIOKafkaConsumer(**connection(self.settings), enable_auto_commit=False)
+        consumer = AIOKafkaConsumer(**self.client, enable_auto_commit=False)
         await consumer.start()
         try:
             place = TopicPartition(topic, partition)
