@@ -548,7 +548,7 @@ async def test_what_only_an_engine_can_judge_is_never_5xx(
     open_door: Make, small_engine: SmallEngine, more: dict[str, Any]
 ) -> None:
     await small_engine.ready()
-    door = await open_door(engine_url=small_engine.url)
+    door = await open_door(engine_url=small_engine.url, base_answers=True)
     door.live.see(snapshot(champion=None))
     status, _, body = await door.post({**ASK, "max_tokens": 4, **more})
     assert status in (200, 400)
