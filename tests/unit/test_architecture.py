@@ -37,7 +37,8 @@ def _subscriptions(service: str) -> dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.AsyncFunctionDef):
             for decorator in node.decorator_list:
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith(".on"):
+                name = ast.unparse(decorator.func) if isinstance(decorator, ast.Call) else ""
+                if isinstance(decorator, ast.Call) and name.endswith((".on", ".on_batch")):
                     found[ast.unparse(decorator.args[0])] = node.name
     return found
 
