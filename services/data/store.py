@@ -1,7 +1,6 @@
 """The only SQL of this service."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from sqlalchemy import func, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -23,6 +22,7 @@ from services.data.domain import (
     Used,
     Voices,
 )
+from shared.contracts.counters import is_newer
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 
@@ -87,7 +87,7 @@ class Store:
 
     async def declare(self, row: Declared) -> bool:
         """False for a revision that is not newer than the known one."""
-        return await self._newer(row, Declared.revision, row.revision)
+        return await self._newer(row, "revision")
 
     async def parent(self, build: Build) -> str:
         """What a retraining builds on: the champion's dataset, or the drift's while no promotion is known."""
@@ -97,13 +97,17 @@ class Store:
 
     async def promote(self, row: Champion) -> bool:
         """False for an alias event that is not newer than the known one."""
-        return await self._newer(row, Champion.sequence, row.sequence)
+        return await self._newer(row, "sequence")
 
-    async def _newer(self, row: Declared | Champion, version: Any, value: int) -> bool:
+    async def _newer(self, row: Declared | Champion, counter: str) -> bool:
+        column, said = getattr(type(row), counter), getattr(row, counter)
+        known = (await self._session.exec(select(column).where(type(row).model == row.model))).one_or_none()
+        if not is_newer(known or 0, said, counter):
+            return False
         values = row.model_dump()
         statement = insert(type(row)).values(**values)
         statement = statement.on_conflict_do_update(
-            index_elements=["model"], set_=values, where=col(version) < value
+            index_elements=["model"], set_=values, where=column < said
         )
         return (await self._session.execute(statement.returning(text("1")))).scalar() is not None
 

@@ -1,7 +1,6 @@
 """The only SQL of this service."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import text, tuple_
 from sqlalchemy.dialects.postgresql import insert
@@ -9,6 +8,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.evaluator.domain import Champion, Declared, Evaluation
+from shared.contracts.counters import is_newer
 from shared.contracts.text import Json
 
 
@@ -20,17 +20,21 @@ class Store:
 
     async def declare(self, row: Declared) -> None:
         """Keep the newest revision."""
-        await self._newer(row, col(Declared.revision), row.revision)
+        await self._newer(row, "revision")
 
     async def promote(self, row: Champion) -> None:
         """Keep the newest alias event."""
-        await self._newer(row, col(Champion.sequence), row.sequence)
+        await self._newer(row, "sequence")
 
-    async def _newer(self, row: Declared | Champion, column: Any, value: int) -> None:
+    async def _newer(self, row: Declared | Champion, counter: str) -> None:
+        column, said = getattr(type(row), counter), getattr(row, counter)
+        known = (await self._session.exec(select(column).where(type(row).model == row.model))).one_or_none()
+        if not is_newer(known or 0, said, counter):
+            return
         values = row.model_dump()
         statement = insert(type(row)).values(**values)
         await self._session.execute(
-            statement.on_conflict_do_update(index_elements=["model"], set_=values, where=column < value)
+            statement.on_conflict_do_update(index_elements=["model"], set_=values, where=column < said)
         )
 
     async def declared(self, model: str) -> Declared | None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from services.monitor.domain import PREDICTIONS, Feedback, Prediction, Promotion, Rollout, Watched
 from services.monitor.flights import Flights
 from services.monitor.store import Store
+from shared.contracts.counters import is_newer
 from shared.contracts.events import (
     FeedbackRecorded,
     ModelDeclared,
@@ -75,6 +76,7 @@ class MonitorService:
         """The version serves from now on; flights that still wait for their dataset were for what it replaced."""
         store = Store(work)
         serving = await store.champion(event.model)
+        news = is_newer(serving.sequence if serving else 0, event.sequence, "sequence")
         new = await store.add_once(
             Promotion(
                 model=event.model,
@@ -88,7 +90,7 @@ class MonitorService:
         )
         if new and event.drift_id:
             await Flights(work).end(event.drift_id, "promoted", self._clock.now())
-        if new and (serving is None or serving.sequence < event.sequence):
+        if new and news:
             by = f"version {event.model_version} became champion"
             await Flights(work).supersede_waiting(event.model, by, self._clock.now())
 

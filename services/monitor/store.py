@@ -11,6 +11,7 @@ from sqlmodel import col, select
 from services.monitor.domain import Drift, Feedback, Prediction, Promotion, Rollout, Watched, Window
 from services.monitor.evidence import Traffic
 from services.monitor.texts import Place
+from shared.contracts.counters import is_newer
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 
@@ -85,6 +86,9 @@ class Store:
 
     async def put_watched(self, row: Watched) -> None:
         """An older revision changes nothing."""
+        revision = select(Watched.revision).where(Watched.model == row.model)
+        if not is_newer((await self._session.exec(revision)).one_or_none() or 0, row.revision, "revision"):
+            return
         statement = insert(Watched).values(**row.model_dump())
         await self._session.execute(
             statement.on_conflict_do_update(

@@ -11,6 +11,7 @@ from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Pen
 from services.serving.predictions import PredictionLog
 from services.serving.ramp import Stats
 from services.serving.rollouts import Rollouts
+from shared.contracts.counters import is_newer
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted, rollout_id
@@ -49,15 +50,15 @@ class ServingService:
     async def declare(self, work: UnitOfWork, event: ModelDeclared) -> None:
         """From now on the name is known; an older revision, or the same again, is no news."""
         model = await store.lock_model(work, event.model)
-        if event.revision > model.revision:
+        if is_newer(model.revision, event.revision, "revision"):
             model.revision = event.revision
             await store.announce(work)
 
     async def approve(self, work: UnitOfWork, event: ModelApproved) -> None:
         """Plan a rollout. It starts when the adapter is loaded and probed, and no other rollout is running."""
         model = await store.lock_model(work, event.model)
+        stale = not is_newer(model.champion_version or 0, event.model_version, "version")
         await store.want(work, _adapter(event))
-        stale = (model.champion_version or 0) >= event.model_version
         rollout = Rollout(
             id=rollout_id(event.model, event.model_version, event.evaluation_id),
             model=event.model,
@@ -77,8 +78,9 @@ class ServingService:
     async def promote(self, work: UnitOfWork, event: ModelPromoted) -> None:
         """Move the alias at once, and end what it overtakes; an older promotion is ignored."""
         model = await store.lock_model(work, event.model)
-        if event.sequence <= model.champion_sequence:
+        if not is_newer(model.champion_sequence, event.sequence, "sequence"):
             return
+        is_newer(model.champion_version or 0, event.model_version, "version")
         await store.want(work, _adapter(event))
         for rollout in await store.open_rollouts(work, event.model):
             await self._overtake(work, model, rollout, event)

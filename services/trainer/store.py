@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.trainer.domain import ENDED, Declared, Entry, Request, Run
+from shared.contracts.counters import is_newer
 
 Row = TypeVar("Row", Run, Request)
 _MEASURED_RUNS = 5
@@ -26,6 +27,9 @@ class Store:
 
     async def declare(self, row: Declared) -> None:
         """Keep a policy unless a newer revision is known."""
+        revision = select(Declared.revision).where(Declared.model == row.model)
+        if not is_newer((await self._session.exec(revision)).one_or_none() or 0, row.revision, "revision"):
+            return
         statement = insert(Declared).values(**row.model_dump())
         update = {name: statement.excluded[name] for name in ("revision", "base", "recipe", "budget")}
         await self._session.execute(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from shared.contracts.counters import Counter
 from shared.contracts.policy import Policy, Ramp, Recipe
 from shared.contracts.text import (
     Digest,
@@ -107,7 +108,7 @@ class ModelDeclared(ModelEvent):
 
     topic = "model.declared"
     signed = True
-    revision: Version
+    revision: Counter
     policy: Policy
     actor: Text = Field(max_length=200)
     restated: bool = Field(False, description=RESTATED)
@@ -283,7 +284,7 @@ class ModelApproved(ModelEvent):
 
     topic = "model.approved"
     signed = True
-    model_version: Version
+    model_version: Counter
     engine_name: Name = Field(description="`<model>-v<n>-<digest8>`: the name an engine sees, never reused.")
     adapter_digest: Digest
     base_digest: Digest
@@ -344,7 +345,7 @@ class ModelPromoted(ModelEvent):
 
     topic = "model.promoted"
     signed = True
-    model_version: Version
+    model_version: Counter
     previous_version: Version | None = None
     engine_name: Name
     adapter_digest: Digest
@@ -354,7 +355,7 @@ class ModelPromoted(ModelEvent):
     evaluation_id: Identifier
     evidence: ObjectRef
     quality: Share | None = Field(None, description="Exact match in the evidence: what users were promised.")
-    sequence: Version = Field(
+    sequence: Counter = Field(
         description="Rises with every alias event of the model; an older one is ignored."
     )
     rollback: bool = False

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import structlog
 from aiokafka import ConsumerRecord
 
+from shared.contracts.counters import Implausible
 from shared.contracts.errors import RetryLater
 from shared.contracts.events import Event
 from shared.delivery import inbox
@@ -20,7 +21,7 @@ from shared.delivery.inbox import Delivery
 from shared.delivery.intake import bury, describe, take, unread
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
-from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS
+from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS, IMPLAUSIBLE
 from shared.telemetry.spans import current_trace_id, processing, processing_many
 
 log = structlog.get_logger()
@@ -112,6 +113,8 @@ class Handling:
                 tries.attempts -= 1
             if self._comes_again(error, failure, tries):
                 return Again(failure, type(error).__name__)
+            if isinstance(error, Implausible):
+                IMPLAUSIBLE.labels(self._service, record.topic).inc()
             if failure.kind == "bug":
                 log.error("event.failed", error=type(error).__name__, at=_where(error), **_names(delivery))
             return await self._bury(delivery, tries, failure, describe(error))

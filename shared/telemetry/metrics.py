@@ -42,6 +42,11 @@ SIGNATURE_REFUSED = Counter(
     "Messages buried since they are not signed by whom they must be from.",
     ["service", "topic", "reason"],
 )
+IMPLAUSIBLE = Counter(
+    "driftwheel_implausible_events_total",
+    "Events buried since they say a revision, sequence or version that cannot be true yet.",
+    ["service", "topic"],
+)
 DEAD_LETTERS = Gauge(
     "driftwheel_dead_letters", "Messages that died and were not redriven.", ["service", "topic"]
 )
