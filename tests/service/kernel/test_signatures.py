@@ -50,7 +50,7 @@ def forged(genuine: Outgoing) -> dict[str, Outgoing]:
     bare = [header for header in genuine.headers if header[0] not in {"ce_keyid", "ce_signature"}]
     replayed = [(name, b"another" if name == "ce_id" else value) for name, value in genuine.headers]
     stranger = [(name, b"stranger" if name == "ce_keyid" else value) for name, value in genuine.headers]
-    rewritten = (genuine.body or b"").replace(b'"revision":1', b'"revision":2000000000')
+    rewritten = (genuine.body or b"").replace(b'"revision":1', b'"revision":1000000000')
     return {
         "missing": dataclasses.replace(genuine, headers=bare),
         "of an unknown key": dataclasses.replace(genuine, headers=stranger),
