@@ -95,6 +95,9 @@ class TrainerService:
             idempotency_key=event.idempotency_key,
             again=True,
         )
+        if event.refusal:
+            reject(work, wish, event.reply_topic, Invalid(event.refusal))
+            return
         if event.fault:
             reject(work, wish, event.reply_topic, refusal(event.fault))
             return

@@ -64,6 +64,8 @@ class Event(Message):
     version: ClassVar[int] = 1
     foreign: ClassVar[bool] = False
     signed: ClassVar[bool] = False
+    quota: ClassVar[str | None] = None
+    """Where foreign producers may write it: the setting that says how many of a source are taken in a minute."""
     per_answer: ClassVar[bool] = False
     """There is one for each answer: too many to be found by every id, so the answer's id is that of their story."""
     told: ClassVar[tuple[str, ...]] = ()
@@ -81,6 +83,10 @@ class Event(Message):
             ValidationError: it is no such event.
         """
         return cls.model_validate(payload, extra="ignore")
+
+    def turned_down(self, _reason: str) -> Self | None:
+        """The event as it is handled when it is one too many or too large; None where nobody waits for an answer."""
+        return None
 
     def partition_key(self) -> str:
         raise NotImplementedError(f"{type(self).__name__} must name the id that orders it")
@@ -139,6 +145,7 @@ class TrainingRequested(ModelEvent):
 
     topic = "training.requested"
     foreign = True
+    quota = "training_requests_per_minute"
     dataset_digest: Digest | None = None
     files: tuple[Identifier, ...] = Field((), max_length=20)
     recipe: Recipe | None = None
@@ -147,6 +154,7 @@ class TrainingRequested(ModelEvent):
     idempotency_key: Identifier
     reply_topic: ReplyTopic | None = None
     _fault: Fault | None = PrivateAttr(None)
+    _refusal: str | None = PrivateAttr(None)
 
     @classmethod
     def received(cls, payload: Any) -> Self:
@@ -172,6 +180,16 @@ class TrainingRequested(ModelEvent):
     @property
     def fault(self) -> Fault | None:
         return self._fault
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it is turned down whatever it says."""
+        return self._refusal
+
+    def turned_down(self, reason: str) -> Self:
+        found = self.model_copy()
+        found._refusal = reason
+        return found
 
     @model_validator(mode="after")
     def _one_source(self) -> "TrainingRequested":
@@ -400,6 +418,7 @@ class FeedbackRecorded(Event):
 
     topic = "feedback.recorded"
     foreign = True
+    quota = "feedback_per_minute"
     per_answer = True
     feedback_id: Identifier
     answer_id: Identifier

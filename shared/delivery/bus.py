@@ -121,6 +121,7 @@ def make_broker(
             settings,
             batch=batch,
             trusted=_PLATFORM if event.foreign else None,
+            per_minute=getattr(settings, event.quota) if event.quota else None,
         )
         # A counter that starts with its first event hides that event from rate().
         HANDLING_SECONDS.labels(service, event.topic)

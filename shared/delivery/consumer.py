@@ -21,9 +21,10 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.text import Json
 from shared.delivery.failures import classify
-from shared.delivery.handling import Again, Call, Done, Handling, Record, Tries
+from shared.delivery.handling import Again, Call, Done, Handling, Record, Refusal, Tries
+from shared.delivery.inbox import Delivery
 from shared.delivery.kafka import connection, refusal
-from shared.delivery.limits import DeadLetters, Limit
+from shared.delivery.limits import DeadLetters, Limit, Quota
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.topics import MissingTopics, check_topics
 from shared.telemetry.metrics import CONSUMER_QUARANTINED, CONSUMER_STOPPED, CONSUMER_WAITING
@@ -67,6 +68,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         batch: give the handler many events in one transaction.
         trusted: of a topic that anybody may write, the sources whose dead letters may stop this consumer. Any other one
             is quarantined when too many of its messages die, and the rest goes on. None: the topic has one writer.
+        per_minute: of such a topic, how many messages of any other source are taken in a minute.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         *,
         batch: bool = False,
         trusted: Iterable[str] | None = None,
+        per_minute: int | None = None,
     ) -> None:
         self.topic = topic
         self.group_id = group_id
@@ -97,6 +100,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._batch = batch
         self._trusted = None if trusted is None else frozenset(trusted)
         self._deaths = DeadLetters(Limit(settings.dead_in_a_row, settings.dead_ratio, settings.dead_window))
+        self._quota = None if per_minute is None else Quota(per_minute)
         self._quarantined: dict[str, State] = {}
         self._parked: dict[TopicPartition, _Parked] = {}
         self._handled: dict[TopicPartition, int] = {}
@@ -382,7 +386,7 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             self._turn("running")
         if done.outcome == "handled":
             self._deaths.handled(done.source)
-        elif done.outcome == "dead" and done.source not in self._quarantined:
+        elif done.outcome == "dead" and not done.surplus and done.source not in self._quarantined:
             self._mourn(done)
 
     def _mourn(self, done: Done) -> None:
@@ -406,13 +410,24 @@ class TopicConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             log.error("consumer.quarantined", topic=self.topic, source=done.source, reason=reason)
         self._show()
 
-    def _refused(self, source: str) -> str | None:
-        if source not in self._quarantined:
+    def _refused(self, delivery: Delivery) -> Refusal | None:
+        source = delivery.envelope.source
+        if source in self._quarantined:
+            return Refusal(
+                "Too many messages of this source died, so it is in quarantine. "
+                f"Lift it (driftwheel consumers resume {self._service} {self.topic} --source …), then redrive."
+            )
+        if self._quota is None or source in (self._trusted or ()):
             return None
-        return (
-            "Too many messages of this source died, so it is in quarantine. "
-            f"Lift it (driftwheel consumers resume {self._service} {self.topic} --source …), then redrive."
-        )
+        if len(delivery.body or b"") > (most := self._settings.foreign_message_bytes):
+            return Refusal(f"The message has more than {most} bytes. Send references, not contents.", "bytes")
+        if self._quota.over(source, delivery.recorded_at, delivery.partition, delivery.offset):
+            return Refusal(
+                f"This source sent more than {self._quota.per_minute} of these in a minute. Send it again later, as a "
+                "new event.",
+                "quota",
+            )
+        return None
 
     def _wait_for(self, part: str) -> None:
         if not self._stopped and self._state != State("waiting", part, self._state.since):

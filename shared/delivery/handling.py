@@ -21,7 +21,7 @@ from shared.delivery.inbox import Delivery
 from shared.delivery.intake import bury, describe, take, unread
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
-from shared.telemetry.metrics import HANDLED, HANDLING_SECONDS, IMPLAUSIBLE
+from shared.telemetry.metrics import FOREIGN_REFUSED, HANDLED, HANDLING_SECONDS, IMPLAUSIBLE
 from shared.telemetry.spans import current_trace_id, processing, processing_many
 
 log = structlog.get_logger()
@@ -34,18 +34,36 @@ Call = Callable[[list[Event], UnitOfWork], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message is not taken from its source.
+
+    Attributes:
+        limit: which limit of foreign producers it is over, `quota` or `bytes`; None: its source is in quarantine.
+    """
+
+    reason: str
+    limit: str | None = None
+
+
+Refuse = Callable[[Delivery], Refusal | None]
+"""Whether a message is taken from its source, before anything is done with it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The record needs no more care.
 
     Attributes:
         outcome: `handled`, `duplicate` or `dead`.
         failure: why a fresh one died.
+        surplus: it died for want of quota, not of anything that is wrong with it.
     """
 
     outcome: str
     source: str
     failure: Failure | None = None
     reason: str = ""
+    surplus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +95,28 @@ class Handling:
         self._db = db
         self._settings = settings
 
-    async def one(
-        self, record: Record, call: Call, tries: Tries, refused: Callable[[str], str | None]
-    ) -> Done | Again:
-        """Handle one record.
-
-        Args:
-            refused: why nothing of this source is handled now, if so.
-        """
+    async def one(self, record: Record, call: Call, tries: Tries, refused: Refuse) -> Done | Again:
+        """Handle one record. One that is over a limit is answered where its event has an answer, else buried."""
         began = time.monotonic()
         done = await self._one(record, call, tries, refused)
         if isinstance(done, Done):
             self._count(record.topic, [done.outcome], began)
         return done
 
-    async def _one(
-        self, record: Record, call: Call, tries: Tries, refused: Callable[[str], str | None]
-    ) -> Done | Again:
+    async def _one(self, record: Record, call: Call, tries: Tries, refused: Refuse) -> Done | Again:
         delivery = unread(record)
         try:
             delivery, event = take(record, delivery.received_at)
-            if reason := refused(delivery.envelope.source):
-                return await self._bury(delivery, tries, Failure("poison"), reason)
+            if refusal := refused(delivery):
+                if refusal.limit and not tries.attempts:
+                    FOREIGN_REFUSED.labels(self._service, record.topic, refusal.limit).inc()
+                told = event.turned_down(refusal.reason) if refusal.limit else None
+                if told is None:
+                    surplus = refusal.limit == "quota"
+                    return await self._bury(
+                        delivery, tries, Failure("poison"), refusal.reason, surplus=surplus
+                    )
+                event = told
             tries.attempts += 1
             with processing(self._service, delivery):
                 async with self._db.unit_of_work(delivery.envelope) as work:
@@ -127,7 +145,7 @@ class Handling:
         return failure.kind == "retry" and tries.attempts < self._settings.retry_attempts
 
     async def many(
-        self, records: Sequence[Record], call: Call, refused: Callable[[str], str | None], *, batch: bool
+        self, records: Sequence[Record], call: Call, refused: Refuse, *, batch: bool
     ) -> list[Done | None] | Again:
         """Handle records of one partition in one transaction, but for those that are answered with None.
 
@@ -141,7 +159,7 @@ class Handling:
         for place, record in enumerate(records):
             with suppress(Exception):  # `one` reads it again, and buries it with its reason
                 delivery, event = take(record, received_at)
-                if refused(delivery.envelope.source) is None:
+                if refused(delivery) is None:
                     taken[place] = delivery, event
         if not taken:
             return [None] * len(records)
@@ -209,7 +227,9 @@ class Handling:
         for _ in outcomes:
             HANDLING_SECONDS.labels(self._service, topic).observe(seconds)
 
-    async def _bury(self, delivery: Delivery, tries: Tries, failure: Failure, reason: str) -> Done | Again:
+    async def _bury(
+        self, delivery: Delivery, tries: Tries, failure: Failure, reason: str, *, surplus: bool = False
+    ) -> Done | Again:
         """What a replay brings again was buried before, and is no further death."""
         source = delivery.envelope.source
         try:
@@ -222,7 +242,7 @@ class Handling:
         if not fresh:
             return Done("duplicate", source)
         log.error("event.dead", place=delivery.place, event_id=delivery.envelope.id, reason=reason)
-        return Done("dead", source, failure, reason)
+        return Done("dead", source, failure, reason, surplus)
 
 
 def _names(delivery: Delivery) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""When too many messages die: judged for each source of a topic alone, by the run of deaths and by their share."""
+"""What is too much, for each source of a topic alone: messages that die, by their run and share; messages at all, by their
+number in a minute."""
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from datetime import datetime
 
 _MOST_SOURCES = 1_000
 """Sources remembered per topic; the one that was silent longest is forgotten first."""
@@ -69,3 +71,38 @@ class DeadLetters:
             self._sources.popitem(last=False)
         found.note(died)
         return found
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What a source has sent in one minute, by partition: how far it was counted, and from which offset on it is too much."""
+
+    messages: int = 0
+    counted: dict[int, int] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Quota:
+    """How many messages of a topic each source may send in a minute, by the time at which Kafka got them.
+
+    So a backlog is no burst, and a record that comes again is counted once and judged as it was before. A flood of made-up
+    sources takes bounded room; whom it makes us forget begins its minute anew.
+    """
+
+    per_minute: int
+    _minutes: OrderedDict[tuple[str, int], _Spent] = field(default_factory=OrderedDict)
+
+    def over(self, source: str, at: datetime, partition: int, offset: int) -> bool:
+        """Whether this record is one too many. Offsets of a partition rise, unless they come again."""
+        minute = (source, int(at.timestamp()) // 60)
+        spent = self._minutes.pop(minute, None) or _Spent()
+        self._minutes[minute] = spent
+        if len(self._minutes) > _MOST_SOURCES:
+            self._minutes.popitem(last=False)
+        if offset > spent.counted.get(partition, -1):
+            spent.counted[partition] = offset
+            spent.messages += 1
+            if spent.messages > self.per_minute:
+                spent.cut.setdefault(partition, offset)
+        return offset >= spent.cut.get(partition, offset + 1)

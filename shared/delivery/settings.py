@@ -142,6 +142,27 @@ class DeliverySettings(KafkaSettings, BaseSettings):
     dead_window: int = Field(
         200, ge=10, description="How many of the newest messages that share is taken of."
     )
+    foreign_message_bytes: int = Field(
+        131_072,
+        ge=1_024,
+        le=1_048_576,
+        description="Largest message taken from a producer outside the platform. The longest correction fits, however its "
+        "characters are escaped.",
+    )
+    training_requests_per_minute: int = Field(
+        60,
+        ge=1,
+        le=1_000_000,
+        description="Training requests taken from one source (ce_source) in a minute; all that name none count as one. "
+        "What is too much is answered with a rejection. With several replicas, each counts the partitions it reads.",
+    )
+    feedback_per_minute: int = Field(
+        6_000,
+        ge=1,
+        le=10_000_000,
+        description="The same for judgements from outside the platform. What is too much is dead-lettered, and can be "
+        "redriven.",
+    )
     batch_size: int = Field(
         200, ge=1, le=1_000, description="Messages that one transaction of a batch subscriber takes at most."
     )

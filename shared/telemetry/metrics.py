@@ -42,6 +42,11 @@ SIGNATURE_REFUSED = Counter(
     "Messages buried since they are not signed by whom they must be from.",
     ["service", "topic", "reason"],
 )
+FOREIGN_REFUSED = Counter(
+    "driftwheel_foreign_refused_total",
+    "Messages from outside the platform that were too many (quota) or too large (bytes).",
+    ["service", "topic", "limit"],
+)
 IMPLAUSIBLE = Counter(
     "driftwheel_implausible_events_total",
     "Events buried since they say a revision, sequence or version that cannot be true yet.",

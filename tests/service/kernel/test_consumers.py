@@ -19,6 +19,7 @@ from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.unit_of_work import POOL, Database
 from shared.operations.lag import Lag
 from shared.service.progress import Progress, Watch
+from shared.telemetry.metrics import FOREIGN_REFUSED
 from tests.service.kernel.test_delivery import delivery_settings, until
 
 
@@ -84,7 +85,9 @@ class Opened:
         await self.producer.stop()
         await self.bench.db.close()
 
-    async def send(self, topic: str, name: str, source: str = "/trainer", partition: int = 0) -> None:
+    async def send(
+        self, topic: str, name: str, source: str = "/trainer", partition: int = 0, padding: int = 0
+    ) -> None:
         event: Event
         if topic == self.bench.own:
             event = TrainingStatus(model="m", state="started", run_id=name)
@@ -93,7 +96,7 @@ class Opened:
         headers = [("ce_id", name), ("ce_type", event.ce_type()), ("ce_source", source)]
         await self.producer.send_and_wait(
             topic,
-            event.model_dump_json().encode(),
+            event.model_dump_json().encode() + b" " * padding,
             key=event.partition_key().encode(),
             headers=[(key, value.encode()) for key, value in headers],
             partition=partition,
@@ -118,6 +121,16 @@ class Opened:
     async def states(self) -> dict[str, str]:
         async with self.bench.db.unit_of_work() as work:
             return {row[0]: row[1] for row in await work.execute("SELECT event_id, state FROM inbox")}
+
+    async def settled(self, *names: str) -> dict[str, str]:
+        """The states, once all of these have one: what is buried is so after its neighbours were handled."""
+
+        async def all_there() -> dict[str, str] | None:
+            states = await self.states()
+            return states if set(names) <= states.keys() else None
+
+        found: dict[str, str] = await until(all_there, f"the end of {names}", 60)
+        return found
 
 
 @pytest.fixture
@@ -173,7 +186,7 @@ async def test_a_bad_producer_of_an_open_topic_is_quarantined_and_the_others_go_
         assert opened.foreign.quarantined == ["/mallory"]
         assert opened.foreign.state.name == "running"
         assert {name for name in bench.seen if name.startswith("m-")} == {f"m-{n}" for n in range(5)}
-        states = await opened.states()
+        states = await opened.settled(*(f"m-{n}" for n in range(8)))
         assert {states[f"m-{n}"] for n in range(8)} == {"dead"}, "what it sends is buried, not lost"
         bench.behaviour = fail()
         opened.foreign.resume("/mallory")
@@ -357,3 +370,28 @@ async def test_a_handler_that_hangs_on_the_last_record_is_begun_anew(bench: Benc
         assert (await opened.effects()).count("last") == 1
         measuring.cancel()
         await asyncio.gather(measuring, return_exceptions=True)
+
+
+async def test_a_producer_over_its_quota_loses_what_is_too_much_and_no_other_waits(bench: Bench) -> None:
+    """Buried with the reason; never quarantined for it, so that its next minute is a new one."""
+    counted = {limit: FOREIGN_REFUSED.labels("data", bench.foreign, limit) for limit in ("quota", "bytes")}
+    async with bench.open(feedback_per_minute=5, foreign_message_bytes=1_024, dead_in_a_row=3) as opened:
+        for number in range(20):
+            await opened.send(bench.foreign, f"m-{number}", "/mallory")
+            await opened.send(bench.foreign, f"o-{number}", "/serving")
+        await opened.send(bench.foreign, "long", "/bob", padding=2_000)
+        await opened.send(bench.foreign, "short", "/bob")
+        await opened.done(*(f"o-{n}" for n in range(20)), "short")
+        states = await opened.settled(*(f"m-{n}" for n in range(20)), "long")
+        by_source = {name: sum(states[f"m-{n}"] == name for n in range(20)) for name in ("done", "dead")}
+        assert 5 <= by_source["done"] <= 10, "five in a minute; the test may see two of them"
+        assert states["long"] == "dead"
+        assert opened.foreign.quarantined == []
+        assert opened.foreign.state.name == "running"
+        async with bench.db.unit_of_work() as work:
+            rows = await work.execute("SELECT source, error FROM dead_letters ORDER BY source DESC")
+            reasons = {row.source: row.error for row in rows}
+        assert "more than 5 of these in a minute" in reasons["/mallory"]
+        assert "more than 1024 bytes" in reasons["/bob"]
+        assert counted["quota"]._value.get() >= by_source["dead"]
+        assert counted["bytes"]._value.get() == 1

@@ -1,14 +1,19 @@
 """Every wish is answered once, and the same wish is one run."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
+from aiokafka import ConsumerRecord
 
+from services.trainer.handlers import make_handlers
 from services.trainer.wishes import Wish
 from shared.contracts.errors import Conflict, RetryLater
 from shared.contracts.events import ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Recipe
+from shared.delivery.bus import make_broker
+from shared.delivery.handling import Done, Handling, Tries
 from tests.service.trainer.conftest import MODEL, TINY, World, cause, ready
 
 REPLIES = "replies.pipeline"
@@ -219,3 +224,43 @@ async def test_an_ended_run_cannot_be_cancelled(world: World, state: str) -> Non
     with pytest.raises(Conflict):
         async with world.db.unit_of_work(cause()) as work:
             await world.service.cancel(work, run_id, "tester")
+
+
+async def test_a_request_over_a_limit_of_its_source_is_answered_and_others_are_taken(world: World) -> None:
+    """As the consumer of the running service decides, without Kafka: over the quota, and larger than a message may be."""
+    limits = world.settings.model_copy(
+        update={"training_requests_per_minute": 2, "foreign_message_bytes": 2_000}
+    )
+    broker = make_broker(limits, world.db, "trainer", [make_handlers(world.service)])
+    consumer = broker.consumers[TrainingRequested.topic]
+    handling, offsets = Handling("trainer", world.db, limits), iter(range(100))
+    await world.declare()
+    digest = await world.dataset()
+
+    async def asks(source: str, key: str, padding: int = 0) -> str:
+        body = {"model": MODEL, "idempotency_key": key, "dataset_digest": digest, "reply_topic": REPLIES}
+        named = {"ce_id": key, "ce_source": source, "ce_type": TrainingRequested.ce_type()}
+        record = ConsumerRecord(
+            TrainingRequested.topic,
+            0,
+            next(offsets),
+            1_750_000_000_000,
+            1,
+            None,
+            json.dumps(body).encode() + b" " * padding,
+            None,
+            0,
+            1,
+            [(name, value.encode()) for name, value in named.items()],
+        )
+        done = await handling.one(record, consumer._call, Tries(), consumer._refused)
+        assert isinstance(done, Done)
+        assert done.outcome == "handled", done.reason
+        (answer,) = [one for one in await world.sent(REPLIES) if one["idempotency_key"] == key]
+        return f"{answer['state']}: {answer['reason']}"
+
+    said = [await asks("/eager", f"eager-{n}") for n in range(4)]
+    assert [one.partition(":")[0] for one in said] == ["accepted", "accepted", "rejected", "rejected"]
+    assert "more than 2 of these in a minute" in said[3]
+    assert (await asks("/patient", "patient-1")).startswith("accepted")
+    assert "more than 2000 bytes" in await asks("/wordy", "wordy-1", padding=3_000)

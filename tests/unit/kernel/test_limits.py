@@ -1,6 +1,8 @@
 """When too many messages die: by run, by share, for each source alone."""
 
-from shared.delivery.limits import DeadLetters, Limit
+from datetime import UTC, datetime, timedelta
+
+from shared.delivery.limits import DeadLetters, Limit, Quota
 
 LIMIT = Limit(run=5, ratio=0.5, window=20)
 
@@ -53,3 +55,38 @@ def test_a_flood_of_names_takes_bounded_room() -> None:
     for number in range(5_000):
         deaths.died(f"/forged/{number}")
     assert len(deaths._sources) == 1_000
+
+
+AT = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
+
+
+def test_a_quota_is_of_one_source_and_begins_anew_each_minute() -> None:
+    quota = Quota(3)
+    assert [quota.over("/a", AT, 0, offset) for offset in range(5)] == [False] * 3 + [True] * 2
+    assert not quota.over("/b", AT, 0, 9)
+    assert not quota.over("/a", AT + timedelta(minutes=1), 0, 10)
+
+
+def test_a_quota_is_of_all_partitions_together() -> None:
+    quota = Quota(3)
+    found = [quota.over("/a", AT, offset % 2, offset) for offset in range(6)]
+    assert found == [False] * 3 + [True] * 3
+
+
+def test_a_record_that_comes_again_is_counted_once_and_judged_as_before() -> None:
+    quota = Quota(3)
+    assert [quota.over("/a", AT, 0, offset) for offset in range(5)] == [False] * 3 + [True] * 2
+    assert [quota.over("/a", AT, 0, offset) for offset in range(5)] == [False] * 3 + [True] * 2
+
+
+def test_a_backlog_is_no_burst() -> None:
+    quota = Quota(3)
+    times = [AT + timedelta(minutes=number // 3) for number in range(300)]
+    assert not any(quota.over("/a", at, 0, number) for number, at in enumerate(times))
+
+
+def test_a_flood_of_names_takes_bounded_room_in_a_quota_too() -> None:
+    quota = Quota(3)
+    for number in range(5_000):
+        quota.over(f"/forged/{number}", AT, 0, number)
+    assert len(quota._minutes) == 1_000
