@@ -21,7 +21,7 @@ from infra.base_model.tiny import make_tiny
 from infra.local.parts import parts_of
 from infra.local.settings import LocalSettings
 from infra.local.stack import Stack
-from tests.chaos import collect
+from tests.chaos import clocks, collect
 from tests.chaos.faults import all_faults, private_network
 from tests.chaos.history import violations
 from tests.chaos.load import MODEL, Load
@@ -183,6 +183,7 @@ def main() -> int:
             base_model=home / "tiny-model",
             http_port=18680,
             replicas=options.replicas,
+            more=clocks.parts(options.replicas),
         ) as stack:
             # One after the other: twenty processes that start at once on two cores miss their deadlines.
             for part in parts_of(options.replicas):

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 import psycopg
 
+from infra.kafka import requests
+from infra.kafka.admin import administrator
 from infra.local.credentials import SERVICES
 from infra.local.stack import Stack
+from tests.chaos import clocks
 
 Heal = Callable[[], Awaitable[None]]
 SOFT = ("kafka", "postgres", "s3", "caddy", "engine")
@@ -127,6 +130,35 @@ def revoked(service: str) -> Fault:
     return Fault(f"revoke the database of {service}", strike)
 
 
+def refused_by_kafka(service: str) -> Fault:
+    """Every entry of the access list that lets the service read or write is gone for a while."""
+
+    async def strike(stack: Stack, draw: random.Random) -> None:
+        async with administrator(stack.site.kafka("admin")) as admin:
+            theirs = {acl for acl in await requests.acls(admin) if acl[3] == f"User:{service}"}
+            await requests.delete_acls(admin, theirs)
+            try:
+                await asyncio.sleep(draw.uniform(5, 30))
+            finally:
+                await requests.create_acls(admin, theirs)
+
+    return Fault(f"revoke the Kafka access of {service}", strike)
+
+
+def clock_jump(part: str) -> Fault:
+    """The wall clock of one process jumps, and back; its monotonic clock goes on."""
+
+    async def strike(stack: Stack, draw: random.Random) -> None:
+        seconds = draw.choice([-3_600, -90, 90, 3_600])
+        clocks.shift(stack.home, part, seconds)
+        try:
+            await asyncio.sleep(draw.uniform(10, 40))
+        finally:
+            clocks.shift(stack.home, part, 0)
+
+    return Fault(f"jump of the clock of {part}", strike)
+
+
 def half_open(part: str) -> Fault:
     """Packets to a part vanish without a word, in this network namespace alone."""
 
@@ -170,7 +202,8 @@ def all_faults(stack: Stack) -> list[Fault]:
     ours = _ours(stack)
     found = [make(part) for part in (*ours, *SOFT) for make in (kill, freeze)]
     found += [deploy(part) for part in ours]
-    found += [make(service) for service in SERVICES for make in (relay_leader, revoked)]
+    found += [make(service) for service in SERVICES for make in (relay_leader, revoked, refused_by_kafka)]
+    found += [clock_jump(part) for part in ours]
     found += [exhausted_pool()] * 3
     if private_network():
         found += [half_open(part) for part in ("kafka", "postgres", "s3")] * 3
