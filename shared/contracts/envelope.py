@@ -5,7 +5,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,8 @@ CONTENT_TYPE = "application/json"
 STRUCTURED = "application/cloudevents+json"
 MAX_ATTRIBUTE_BYTES = 512
 """Three of them are a key of the inbox, and PostgreSQL takes 2,704 bytes in a row of an index."""
+_SURELY_SHORT = MAX_ATTRIBUTE_BYTES // 4
+"""Characters that take at most MAX_ATTRIBUTE_BYTES in UTF-8."""
 _MAX_HEADER_BYTES = 8 * MAX_ATTRIBUTE_BYTES
 _TEXTS = ("specversion", "id", "source", "type", "time", "subject")
 _EXTENSIONS = ("correlationid", "causationid", "traceparent")
@@ -125,11 +127,13 @@ class Incoming:
         return self.parsed if self.data is None else strict_json(self.data)
 
 
-def read(headers: Mapping[str, str], value: bytes | None, name: str, topic: str, at: datetime) -> Incoming:
+def read(
+    headers: Mapping[str, str], value: bytes | None, name: Callable[[], str], topic: str, at: datetime
+) -> Incoming:
     """Read a CloudEvent in either mode, or plain JSON from a foreign producer.
 
     Args:
-        name: the id of a message that names none.
+        name: gives the id of a message that names none.
         at: the record's timestamp.
 
     Raises:
@@ -152,7 +156,11 @@ def read(headers: Mapping[str, str], value: bytes | None, name: str, topic: str,
 
 def _is_structured(headers: Mapping[str, str]) -> bool:
     """Raises Poison for what says that it is a CloudEvent in a format that is not read here."""
-    given = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    given = headers.get("content-type")
+    if given == CONTENT_TYPE:
+        return False
+    if given is None:
+        given = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
     media_type, *parameters = (part.strip().lower() for part in given.split(";", 8))
     if not media_type.startswith("application/cloudevents"):
         return False
@@ -176,13 +184,15 @@ def _from_base64(event: Mapping[str, Any]) -> bytes:
         raise Poison("`data_base64` is not base64.", "Mend the producer.") from error
 
 
-def _envelope(given: Mapping[str, Any], name: str, topic: str, at: datetime, redriven: bool) -> Envelope:
+def _envelope(
+    given: Mapping[str, Any], name: Callable[[], str], topic: str, at: datetime, redriven: bool
+) -> Envelope:
     texts = {key: _text(key, given.get(key)) for key in (*_TEXTS, *_EXTENSIONS)}
     if given and not texts["id"]:
         raise Poison("The CloudEvent has no id.", "Set ce_id.")
     if texts["specversion"] not in {None, SPEC_VERSION}:
         raise Poison("This version of CloudEvents is not read.", f"Send specversion {SPEC_VERSION}.")
-    event_id = texts["id"] or name
+    event_id = texts["id"] or name()
     return Envelope(
         id=event_id,
         source=texts["source"] or "/foreign",
@@ -198,9 +208,11 @@ def _envelope(given: Mapping[str, Any], name: str, topic: str, at: datetime, red
 
 def _text(name: str, value: Any) -> str | None:
     """An attribute in its canonical text; null and empty mean that it is not set. Extensions may be typed in JSON."""
+    if value is None or (type(value) is str and len(value) <= _SURELY_SHORT and value.isprintable()):
+        return value or None
     if name in _EXTENSIONS and isinstance(value, bool | int):
         value = str(value).lower()
-    if value is None or value == "":
+    if value == "":
         return None
     if not isinstance(value, str) or len(value.encode()) > MAX_ATTRIBUTE_BYTES or _CONTROL.search(value):
         raise Poison(f"CloudEvents attribute `{name}` is not a short text.", "Mend the producer.")

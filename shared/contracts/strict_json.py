@@ -23,9 +23,7 @@ def strict_json(data: bytes) -> Any:
     _check_shape(data)
     try:
         text = data.decode("utf-8")
-        value = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite
-        )
+        value = _DECODER.decode(text)
         if "\\u" in text:
             _check_text(value)
     except UnicodeDecodeError as error:
@@ -116,3 +114,6 @@ def storable(text: str) -> bool:
         return b"\x00" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique, parse_float=_finite)

@@ -224,8 +224,9 @@ class Handling:
         seconds = time.monotonic() - began
         for outcome, number in Counter(outcomes).items():
             HANDLED.labels(self._service, topic, outcome).inc(number)
+        observed = HANDLING_SECONDS.labels(self._service, topic)
         for _ in outcomes:
-            HANDLING_SECONDS.labels(self._service, topic).observe(seconds)
+            observed.observe(seconds)
 
     async def _bury(
         self, delivery: Delivery, tries: Tries, failure: Failure, reason: str, *, surplus: bool = False

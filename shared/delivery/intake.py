@@ -1,6 +1,7 @@
 """From the bytes that Kafka gives to an event, or to the reason why it is none. All of it is linear in the bytes."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,22 +29,10 @@ _MAX_REASON = 1_000
 
 def unread(record: "ConsumerRecord[Any, Any]") -> inbox.Delivery:
     """What can be said of any record, readable or not. Never raises."""
-    at = _EPOCH + timedelta(milliseconds=min(max(record.timestamp, 0), _LATEST_MS))
-    blank = inbox.Delivery(
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        key=record.key,
-        headers=list(record.headers or ())[:MAX_HEADERS],
-        body=None if record.value is None else bytes(record.value),
-        received_at=datetime.now(UTC),
-        recorded_at=at,
-        envelope=Envelope("", "/unreadable", "unreadable", at, correlationid=""),
-    )
-    name = blank.fingerprint
-    return dataclasses.replace(
-        blank, envelope=dataclasses.replace(blank.envelope, id=name, correlationid=name)
-    )
+    at = _recorded_at(record)
+    name = _fingerprint(record, at)
+    envelope = Envelope(name, "/unreadable", "unreadable", at, correlationid=name)
+    return _delivery(record, datetime.now(UTC), at, envelope)
 
 
 def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inbox.Delivery, Event]:
@@ -52,13 +41,13 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     Raises:
         Poison, ValidationError: it is no event of its topic, and never will be.
     """
-    blank = unread(record)
     if isinstance(record.value, Unreadable):
         raise Poison(record.value.reason, "Mend the producer.")
     if len(record.headers or ()) > MAX_HEADERS:
         raise Poison(f"The message has more than {MAX_HEADERS} headers.", "Mend the producer.")
+    at = _recorded_at(record)
     incoming = read(
-        repair_headers(record.headers), record.value, blank.fingerprint, record.topic, blank.recorded_at
+        repair_headers(record.headers), record.value, lambda: _fingerprint(record, at), record.topic, at
     )
     expected = EVENT_BY_TOPIC[record.topic]
     envelope = incoming.envelope
@@ -67,19 +56,44 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
             f"{expected.topic} carries {expected.ce_type()}, not this type or version.",
             "Upgrade this service.",
         )
-    payload = incoming.payload()
-    event = expected.received(payload)
+    event = expected.received(incoming.payload())
     if not (expected.foreign or record.key in {None, event.partition_key().encode()}):
         raise Poison(
             "The Kafka key is not the id that orders this event.", "Use the partition key of the event."
         )
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
-    return (
-        dataclasses.replace(
-            blank, received_at=received_at, envelope=envelope, refs=references(event), signed=expected.signed
-        ),
-        event,
+    return _delivery(record, received_at, at, envelope, references(event), expected.signed), event
+
+
+def _recorded_at(record: "ConsumerRecord[Any, Any]") -> datetime:
+    return _EPOCH + timedelta(milliseconds=min(max(record.timestamp, 0), _LATEST_MS))
+
+
+def _fingerprint(record: "ConsumerRecord[Any, Any]", at: datetime) -> str:
+    return inbox.fingerprint(f"{record.topic}/{record.partition}/{record.offset}", at, record.value)
+
+
+def _delivery(
+    record: "ConsumerRecord[Any, Any]",
+    received_at: datetime,
+    recorded_at: datetime,
+    envelope: Envelope,
+    refs: Sequence[str] | None = (),
+    signed: bool = False,
+) -> inbox.Delivery:
+    return inbox.Delivery(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.key,
+        list(record.headers or ())[:MAX_HEADERS],
+        None if record.value is None else bytes(record.value),
+        received_at,
+        recorded_at,
+        envelope,
+        refs,
+        signed,
     )
 
 

@@ -133,12 +133,24 @@ def _record(data: bytes, base: int, first: int, appended: int | None) -> Record:
     count, at = _varint(data, at)
     headers: list[tuple[str, bytes | None]] = []
     refused = f"The message has more than {MAX_HEADERS} headers." if count > MAX_HEADERS else ""
+    size = len(data)
     for _ in range(min(count, MAX_HEADERS)):
-        name, at = _bytes(data, at)
-        content, at = _bytes(data, at)
-        if name and len(name) > MAX_NAME_BYTES:
-            refused, name = "The message has a header whose name is too long.", name[:MAX_NAME_BYTES]
-        headers.append((_name(name), content))
+        # A zigzag length of one byte, written out here: a call for each costs more than all else of a record.
+        length = data[at]
+        if length < 0x80 and not length & 1 and (end := at + 1 + (length >> 1)) <= size:
+            name, at = _name(data[at + 1 : end]), end
+        else:
+            given, at = _bytes(data, at)
+            if given and len(given) > MAX_NAME_BYTES:
+                refused, given = "The message has a header whose name is too long.", given[:MAX_NAME_BYTES]
+            name = _name(given)
+        length = data[at]
+        if length < 0x80 and not length & 1 and (end := at + 1 + (length >> 1)) <= size:
+            headers.append((name, data[at + 1 : end]))
+            at = end
+        else:
+            content, at = _bytes(data, at)
+            headers.append((name, content))
     if refused:
         value = Unreadable.because(refused, value or b"")
     kind = int(appended is not None)

@@ -83,7 +83,7 @@ def test_reply_to_is_dropped() -> None:
 
 def test_binary_mode_round_trip() -> None:
     sent = Envelope(new_id(), "/data", "dataset.ready.v1", AT, "c-1", "e-0", "support", "00-ab-cd-01")
-    incoming = read(dict(sent.headers()), b"{}", "t/0/1", "dataset.ready", AT)
+    incoming = read(dict(sent.headers()), b"{}", lambda: "t/0/1", "dataset.ready", AT)
     assert incoming.envelope == sent
     assert not incoming.foreign
 
@@ -93,7 +93,11 @@ def test_structured_mode_is_read_too() -> None:
         {"specversion": "1.0", "id": "x1", "source": "/crm", "type": "dataset.ready.v1", "data": {"a": 1}}
     ).encode()
     incoming = read(
-        {"content-type": "application/cloudevents+json; charset=utf-8"}, body, "t/0/1", "dataset.ready", AT
+        {"content-type": "application/cloudevents+json; charset=utf-8"},
+        body,
+        lambda: "t/0/1",
+        "dataset.ready",
+        AT,
     )
     assert (incoming.envelope.id, incoming.envelope.source, incoming.payload()) == (
         "x1",
@@ -103,7 +107,7 @@ def test_structured_mode_is_read_too() -> None:
 
 
 def test_a_foreign_message_is_named_by_its_place() -> None:
-    incoming = read({}, b'{"a": 1}', "training.requested/2/118", "training.requested", AT)
+    incoming = read({}, b'{"a": 1}', lambda: "training.requested/2/118", "training.requested", AT)
     assert incoming.foreign
     assert incoming.envelope.id == incoming.envelope.correlationid == "training.requested/2/118"
     assert incoming.envelope.type == "training.requested.v1"
@@ -135,7 +139,7 @@ def test_a_foreign_message_is_named_by_its_place() -> None:
 )
 def test_refuses_broken_envelopes(headers: dict[str, str], value: bytes | None) -> None:
     with pytest.raises(Poison):
-        read(headers, value, "t/0/1", "t", AT)
+        read(headers, value, lambda: "t/0/1", "t", AT)
 
 
 def test_ids_sort_by_time_and_are_unique() -> None:
@@ -164,7 +168,7 @@ def structured(**attributes: object) -> bytes:
     ],
 )
 def test_a_structured_event_with_null_and_typed_attributes_is_read(attributes: dict[str, object]) -> None:
-    incoming = read(STRUCTURED, structured(data={"a": 1}, **attributes), "t/0/1", "t", AT)
+    incoming = read(STRUCTURED, structured(data={"a": 1}, **attributes), lambda: "t/0/1", "t", AT)
     assert incoming.payload() == {"a": 1}
     assert incoming.envelope.id == "x1"
     assert incoming.envelope.subject is None
@@ -172,13 +176,13 @@ def test_a_structured_event_with_null_and_typed_attributes_is_read(attributes: d
 
 def test_typed_extensions_have_their_canonical_text() -> None:
     envelope = read(
-        STRUCTURED, structured(data={}, correlationid=42, causationid=True), "t/0/1", "t", AT
+        STRUCTURED, structured(data={}, correlationid=42, causationid=True), lambda: "t/0/1", "t", AT
     ).envelope
     assert (envelope.correlationid, envelope.causationid) == ("42", "true")
 
 
 def test_data_in_base64_is_read() -> None:
-    incoming = read(STRUCTURED, structured(data_base64="eyJhIjogMX0="), "t/0/1", "t", AT)
+    incoming = read(STRUCTURED, structured(data_base64="eyJhIjogMX0="), lambda: "t/0/1", "t", AT)
     assert incoming.payload() == {"a": 1}
 
 
@@ -192,11 +196,13 @@ def test_data_in_base64_is_read() -> None:
 )
 def test_what_is_not_read_is_refused_by_name(content_type: str, says: str) -> None:
     with pytest.raises(Poison, match=says):
-        read({"Content-Type": content_type}, b"[]", "t/0/1", "t", AT)
+        read({"Content-Type": content_type}, b"[]", lambda: "t/0/1", "t", AT)
 
 
 def test_moments_are_in_utc() -> None:
-    envelope = read({"ce_id": "a", "ce_time": "2026-01-01T02:00:00+02:00"}, b"{}", "t/0/1", "t", AT).envelope
+    envelope = read(
+        {"ce_id": "a", "ce_time": "2026-01-01T02:00:00+02:00"}, b"{}", lambda: "t/0/1", "t", AT
+    ).envelope
     assert envelope.time.isoformat() == "2026-01-01T00:00:00+00:00"
 
 
