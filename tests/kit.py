@@ -29,7 +29,7 @@ T = TypeVar("T")
 UseCases = Mapping[type[Event], Callable[..., Awaitable[None]]]
 
 
-async def until(look: Callable[[], Awaitable[T | None]], what: str = "it", seconds: float = 60) -> T:
+async def until(look: Callable[[], Awaitable[T | None]], what: str = "it", seconds: float = 180) -> T:
     """The first true value of `look`; fails after `seconds`, saying what did not come."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -39,7 +39,7 @@ async def until(look: Callable[[], Awaitable[T | None]], what: str = "it", secon
     raise AssertionError(f"{what} did not come in {seconds} s")
 
 
-def wait_until(look: Callable[[], T | None], what: str = "it", seconds: float = 60) -> T:
+def wait_until(look: Callable[[], T | None], what: str = "it", seconds: float = 180) -> T:
     """The same for a test without an event loop."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -28,7 +28,8 @@ def watched() -> Iterator[Watched]:
     make_tiny(home / "tiny-model", tokenizer=LocalSettings().base_model)
     collector = Collector()
     names = [f"DRIFTWHEEL_{service.upper()}__OTLP_ENDPOINT" for service in SERVICES]
-    os.environ.update(dict.fromkeys(names, collector.url))
+    # Chat must show its metrics and spans; no model is trained here, so the base answers.
+    os.environ.update(dict.fromkeys(names, collector.url) | {"DRIFTWHEEL_SERVING__BASE_ANSWERS": "true"})
     try:
         with Stack(
             home, engine="transformers", base_model=home / "tiny-model", durable=False, http_port=18380
@@ -36,7 +37,7 @@ def watched() -> Iterator[Watched]:
             stack.start("engine", *SERVICES, "caddy")
             yield Watched(stack, collector)
     finally:
-        for name in names:
+        for name in (*names, "DRIFTWHEEL_SERVING__BASE_ANSWERS"):
             del os.environ[name]
         collector.stop()
         shutil.rmtree(home, ignore_errors=True)

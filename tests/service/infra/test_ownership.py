@@ -26,7 +26,8 @@ def closed() -> Iterator[Stack]:
     above = Path(tempfile.mkdtemp(prefix="driftwheel-closed-")).resolve()
     home = above / "project" / ".driftwheel"
     home.mkdir(parents=True)
-    home.chmod(0o755)
+    for folder in (home.parent, home):
+        folder.chmod(0o755)  # whatever the umask of this process is by now
     with Stack(
         home, engine="transformers", durable=False, http_port=18_095, unprivileged=Path("/var/lib/driftwheel")
     ) as stack:

@@ -15,7 +15,8 @@ from shared.delivery.bus import Work, make_broker, make_router
 from shared.delivery.consumer import TopicConsumer
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.unit_of_work import Database
-from tests.service.kernel.test_delivery import delivery_settings, until
+from tests.kit import until
+from tests.service.kernel.test_delivery import delivery_settings
 
 
 class Desk:

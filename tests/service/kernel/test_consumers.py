@@ -20,7 +20,8 @@ from shared.delivery.unit_of_work import POOL, Database
 from shared.operations.lag import Lag
 from shared.service.progress import Progress, Watch
 from shared.telemetry.metrics import FOREIGN_REFUSED
-from tests.service.kernel.test_delivery import delivery_settings, until
+from tests.kit import until
+from tests.service.kernel.test_delivery import delivery_settings
 
 
 class Bench:

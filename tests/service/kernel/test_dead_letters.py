@@ -15,8 +15,9 @@ from shared.delivery.unit_of_work import Database
 from shared.http.keyset import Cursor
 from shared.operations import dead_letters
 from shared.operations.dead_letters import SHOWN_BYTES, Wanted, readable
+from tests.kit import until
 from tests.service.kernel.harness import Crash, Io, Log, Service, counted, on_feedback, publish
-from tests.service.kernel.test_delivery import Desk, desk, topic, until
+from tests.service.kernel.test_delivery import Desk, desk, topic
 
 __all__ = ["desk", "topic"]
 MANY = 1_000

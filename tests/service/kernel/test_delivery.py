@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,20 +28,12 @@ from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 from shared.operations import dead_letters
+from tests.kit import until
 
 
 def delivery_settings(kafka: Any, **changed: Any) -> DeliverySettings:
     quick: dict[str, Any] = {"retry_attempts": 3, "retry_first_seconds": 0.01, "dead_in_a_row": 100}
     return DeliverySettings(**kafka.settings().model_dump(), **(quick | changed))
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 30) -> Any:
-    deadline = time.monotonic() + seconds
-    while True:
-        if value := await condition():
-            return value
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from tests.service.kernel.small_service import SmallService, until
+from tests.kit import wait_until
+from tests.service.kernel.small_service import SmallService
 
 
 def troubles(client: TestClient) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def test_a_stopped_consumer_is_reported_and_resumed_and_the_edge_stays_ready(ser
     with TestClient(service.app(worker=False), headers=service.caller) as client:
         for _ in range(3):
             assert client.post("/judgements/poison").status_code == 200
-        until(lambda: troubles(client).get(name, {}).get("state") == "stopped", "the stop", 60)
+        wait_until(lambda: troubles(client).get(name, {}).get("state") == "stopped", "the stop", 60)
         answer = client.get("/health/ready")
         assert (answer.status_code, answer.json()["reasons"]) == (200, [])
         assert troubles(client)[name]["state"] == "stopped"
@@ -35,7 +36,7 @@ def test_a_stopped_consumer_is_reported_and_resumed_and_the_edge_stays_ready(ser
         assert client.post(resume, json={}).json()["state"] == "running"
         assert client.post(resume, json={}).status_code == 409, "it has not stopped"
         client.post("/judgements/well")
-        until(lambda: service.sent("accepted", "well"), "the event after the resume", 60)
+        wait_until(lambda: service.sent("accepted", "well"), "the event after the resume", 60)
         assert f"{gauge} 0.0" in client.get("/metrics").text
 
 
@@ -48,7 +49,7 @@ def test_without_kafka_a_service_is_ready_and_says_what_waits(service: SmallServ
             said = found.get(f"consumer {service.topic}", {}).get("detail", "")
             return found if said.startswith("Kafka at 127.0.0.1:9 does not answer") else None
 
-        found = until(waiting, "the consumer to say what it waits for", 60)
+        found = wait_until(waiting, "the consumer to say what it waits for", 60)
         assert found["kafka"]["state"] == "waiting"
         assert client.get("/health/ready").status_code == 200
         assert client.get("/health/live").status_code == 200

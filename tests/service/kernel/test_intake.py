@@ -13,8 +13,9 @@ from shared.delivery import intake
 from shared.delivery.inbox import Delivery
 from shared.delivery.kafka import connection
 from shared.delivery.unit_of_work import Database
+from tests.kit import until
 from tests.records import Raw, batch, produce
-from tests.service.kernel.test_delivery import Desk, desk, until
+from tests.service.kernel.test_delivery import Desk, desk
 from tests.service.kernel.test_delivery import topic as topic  # noqa: PLC0414 (a fixture)
 
 __all__ = ["desk"]

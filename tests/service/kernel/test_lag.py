@@ -13,7 +13,8 @@ from shared.delivery.bus import make_broker, make_router
 from shared.delivery.unit_of_work import Database
 from shared.operations import backlog, lag
 from shared.operations.lag import Lag, TopicLag
-from tests.service.kernel.small_service import SmallService, feedback, until
+from tests.kit import wait_until
+from tests.service.kernel.small_service import SmallService, feedback
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +52,18 @@ def test_lag_is_the_age_of_the_oldest_record_that_is_not_handled(service: SmallS
         def shown() -> TopicLag | None:
             return app.state.lag.by_topic().get(service.topic)
 
-        behind = until(shown, "a measurement")
+        behind = wait_until(shown, "a measurement")
         assert behind.messages == 3
         assert 900 <= behind.seconds < 930
         assert behind.last_handled_at is None
-        seconds = until(lambda: samples(client, "driftwheel_consumer_lag_seconds").get(group), "the gauge")
+        seconds = wait_until(
+            lambda: samples(client, "driftwheel_consumer_lag_seconds").get(group), "the gauge"
+        )
         assert 900 <= seconds < 930
         assert samples(client, "driftwheel_consumer_lag_messages")[group] == 3
 
         service.held.clear()
-        until(lambda: (now := shown()) and now.messages == 0, "the end of the lag")
+        wait_until(lambda: (now := shown()) and now.messages == 0, "the end of the lag")
         caught_up = shown()
         assert caught_up is not None
         assert caught_up.seconds == 0
@@ -135,7 +138,7 @@ def test_the_backlog_of_the_database_is_shown(service: SmallService) -> None:
         connection.execute("UPDATE procrastinate_events SET at = now() - interval '2 hours'")
     waiting, running = (f'{{service="data",state="{s}",task="elsewhere"}}' for s in ("waiting", "running"))
     with TestClient(service.app(worker=False)) as client:
-        until(lambda: waiting in samples(client, "driftwheel_jobs"), "the numbers of jobs")
+        wait_until(lambda: waiting in samples(client, "driftwheel_jobs"), "the numbers of jobs")
         jobs = samples(client, "driftwheel_jobs")
         oldest = samples(client, "driftwheel_job_oldest_seconds")
         dead = samples(client, "driftwheel_dead_letters")

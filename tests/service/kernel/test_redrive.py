@@ -11,7 +11,8 @@ from shared.delivery.redrive import Redrive
 from shared.operations import dead_letters
 from shared.operations.dead_letters import Wanted
 from shared.operations.replay import Replay, Start
-from tests.service.kernel.test_delivery import Desk, desk, topic, until
+from tests.kit import until
+from tests.service.kernel.test_delivery import Desk, desk, topic
 
 __all__ = ["desk", "topic"]
 

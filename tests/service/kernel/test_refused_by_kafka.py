@@ -14,8 +14,9 @@ from infra.kafka import requests, topics
 from infra.kafka.access import Grant
 from infra.kafka.admin import administrator
 from shared.delivery.settings import KafkaSettings
+from tests.kit import wait_until
 from tests.service.infra.brokers import TlsBroker, tls_broker
-from tests.service.kernel.small_service import SmallService, until
+from tests.service.kernel.small_service import SmallService
 from tests.service.kernel.test_health import troubles
 
 TOPIC = "test.refused"
@@ -74,16 +75,16 @@ def test_a_service_whose_access_is_revoked_says_so_and_goes_on_when_it_returns(
 ) -> None:
     with TestClient(refused.app(worker=False), headers=refused.caller) as client:
         client.post("/judgements/one")
-        until(lambda: refused.sent("accepted", "one"), "an event to go round over TLS", 120)
+        wait_until(lambda: refused.sent("accepted", "one"), "an event to go round over TLS", 120)
         asyncio.run(broker.apply(READ, more=GRANTS))
-        until(lambda: "data" in said(refused, client), "the consumer to say who lacks a right", 120)
+        wait_until(lambda: "data" in said(refused, client), "the consumer to say who lacks a right", 120)
         assert "infra.kafka.access" in said(refused, client)
         client.post("/judgements/two")
         assert client.get("/health/live").status_code == 200
         assert not refused.sent("accepted", "two")
         asyncio.run(broker.apply(more=GRANTS))
-        until(lambda: refused.sent("accepted", "two"), "what came meanwhile, without a restart", 120)
-        until(lambda: not said(refused, client), "nothing to be said any more", 60)
+        wait_until(lambda: refused.sent("accepted", "two"), "what came meanwhile, without a restart", 120)
+        wait_until(lambda: not said(refused, client), "nothing to be said any more", 60)
 
 
 def test_a_service_with_a_wrong_password_says_who_is_refused_and_goes_on_when_it_is_right(
@@ -91,11 +92,11 @@ def test_a_service_with_a_wrong_password_says_who_is_refused_and_goes_on_when_it
 ) -> None:
     refused.settings = refused.settings.model_copy(update={"kafka_password": _secret("another-word")})
     with TestClient(refused.app(worker=False), headers=refused.caller) as client:
-        until(lambda: "refuses data" in said(refused, client), "the consumer to say who is refused", 120)
+        wait_until(lambda: "refuses data" in said(refused, client), "the consumer to say who is refused", 120)
         assert "another-word" not in client.get("/health/ready").text + said(refused, client)
         client.post("/judgements/three")
         asyncio.run(_set_password(broker, "another-word"))
-        until(lambda: refused.sent("accepted", "three"), "the event after the right password", 120)
+        wait_until(lambda: refused.sent("accepted", "three"), "the event after the right password", 120)
 
 
 def _secret(word: str) -> Any:

@@ -18,7 +18,8 @@ from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 from shared.operations import unsent
-from tests.service.kernel.test_delivery import delivery_settings, until
+from tests.kit import until
+from tests.service.kernel.test_delivery import delivery_settings
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from shared.delivery.bus import make_broker
 from shared.http.tokens import mint
 from shared.operations import replay
 from shared.operations.replay import Replay, Start
+from tests.kit import until, wait_until
 from tests.service.kernel.small_service import SmallService
-from tests.service.kernel.small_service import until as sync_until
-from tests.service.kernel.test_delivery import Desk, desk, topic, until
+from tests.service.kernel.test_delivery import Desk, desk, topic
 
 __all__ = ["desk", "topic"]
 N = 300
@@ -179,7 +179,7 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
         return {"authorization": f"Bearer {mint(key, 'ann', list(scopes), 60)}"}
 
     with TestClient(service.app(worker=False)) as client:
-        sync_until(lambda: client.get("/health/startup").json()["started"], "the start")
+        wait_until(lambda: client.get("/health/startup").json()["started"], "the start")
         client.post("/judgements/poison", headers=headers("admin"))
         client.post("/judgements/well", headers=headers("admin"))
         path = f"{service.topic}/0/0"
@@ -189,7 +189,7 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
             assert answer.status_code == 200, answer.text
             return answer.json() if answer.json()["records"] == 2 else None
 
-        told = sync_until(counted, "two committed records")
+        told = wait_until(counted, "two committed records")
         assert told["dry_run"] is True
         assert (told["topics"][0]["done"], told["topics"][0]["dead"], told["new_effects"]) == (1, 1, 0)
         watching = headers("monitor:read")

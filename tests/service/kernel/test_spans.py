@@ -18,7 +18,8 @@ from shared.contracts.envelope import Envelope
 from shared.delivery.unit_of_work import Database
 from shared.telemetry import logs as telemetry
 from shared.telemetry import spans
-from tests.service.kernel.small_service import JOB, SmallService, feedback, until
+from tests.kit import wait_until
+from tests.service.kernel.small_service import JOB, SmallService, feedback
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -40,7 +41,7 @@ def named(exporter: InMemorySpanExporter, name: str) -> ReadableSpan:
     def found() -> list[ReadableSpan]:
         return [one for one in exporter.get_finished_spans() if one.name == name]
 
-    return until(found, f"the span {name!r}")[0]
+    return wait_until(found, f"the span {name!r}")[0]
 
 
 def trace_id(span: ReadableSpan) -> str:
@@ -66,7 +67,7 @@ def test_a_request_its_event_and_the_handler_are_one_trace(
 ) -> None:
     with TestClient(service.app()) as client, capture_logs([telemetry._with_trace_id]) as lines:
         event_id = client.post("/judgements/one", headers=CALLER | service.caller).json()["event_id"]
-        status = until(lambda: service.sent("accepted", "one"), "what the handler announced")
+        status = wait_until(lambda: service.sent("accepted", "one"), "what the handler announced")
         request = named(recorded, "POST /judgements/{name}")
         sent, handled = named(recorded, f"send {service.topic}"), named(recorded, f"process {service.topic}")
     assert (trace_id(request), parent_id(request)) == (TRACE, PARENT)
@@ -102,7 +103,7 @@ def test_a_job_has_a_trace_of_its_own_that_links_to_its_cause(
 ) -> None:
     with TestClient(service.app()) as client:
         client.post("/judgements/two", headers=CALLER | service.caller)
-        status = until(lambda: service.sent("started", "two"), "what the job announced")
+        status = wait_until(lambda: service.sent("started", "two"), "what the job announced")
         job = named(recorded, f"job {JOB}")
     assert trace_id(job) != TRACE
     assert parent_id(job) is None

@@ -125,7 +125,7 @@ async def golden(client: EngineClient, folder: Path, name: str) -> list[dict[str
     return found
 
 
-async def until(condition: Any, seconds: float = 60) -> None:
+async def until(condition: Any, seconds: float = 180) -> None:
     """Wait for a condition, sync or async."""
     end = time.monotonic() + seconds
     while True:
