@@ -143,12 +143,16 @@ def test_up_finds_a_running_stack_and_down_stops_it(home: Path) -> None:
 
 
 def test_ctrl_c_stops_everything_even_when_it_is_pressed_twice(home: Path) -> None:
-    code = (
+    # As in a terminal: a suite that runs in the background would hand down that Ctrl-C is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += (
         "import sys, pathlib; from infra.local import commands; commands.up(home=pathlib.Path(sys.argv[1]), "
     )
     code += "parts=['postgres'], durable=False)"
     shell = subprocess.Popen(
-        [sys.executable, "-c", code, str(home)], env=python_environment(), stderr=subprocess.PIPE
+        [sys.executable, "-c", code, str(home)],
+        env=python_environment(),
+        stderr=subprocess.PIPE,
     )
     until(lambda: state.read(home).get("state") == "ready", "ready", 300)
     shell.send_signal(signal.SIGINT)
