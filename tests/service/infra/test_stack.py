@@ -234,12 +234,9 @@ class Waiting(Part):
         return Sight(waits=("a model: it is not declared",))
 
 
-def test_a_start_ends_when_a_part_waits_though_all_else_is_up(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(PARTS, "waiting", Waiting())
+def test_a_start_ends_when_a_part_waits_though_all_else_is_up(home: Path) -> None:
     with (
-        Stack(home, **SETTINGS) as stack,
+        Stack(home, [Waiting()], **SETTINGS) as stack,
         pytest.raises(StartFailed, match="all else is up, but waiting waits: a model: it is not declared"),
     ):
         stack.start("postgres", "waiting")
