@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from shared.contracts.events import CONSUMERS
+from shared.contracts.events import CONSUMERS, UNVERIFIED
 from shared.contracts.text import Json
+from shared.operations.trace import LIMIT
 
 
 @dataclass(slots=True)
@@ -18,6 +19,8 @@ class Step:
 
     A row of `handled` with the state `inferred` or `unknown` stands for a consumer that did not answer: what it
     caused shows that it handled the event, or nothing does.
+
+    `source` is `unverified/…` where somebody says it is from one of us, and that one did not send it.
     """
 
     event_id: str
@@ -65,6 +68,7 @@ class Step:
 
 def merge(parts: Iterable[Json], unreachable: Sequence[str] = ()) -> list[Step]:
     """The causal forest of what the services answered: roots first, each followed by what it caused, by time."""
+    parts = list(parts)
     steps: dict[str, Step] = {}
     jobs: list[Json] = []
     for part in parts:
@@ -81,6 +85,10 @@ def merge(parts: Iterable[Json], unreachable: Sequence[str] = ()) -> list[Step]:
     for job in jobs:
         if job["causationid"] in steps:
             steps[job["causationid"]].jobs.append(job)
+    told = {part["service"] for part in parts if len(part["sent"]) < LIMIT}
+    for step in steps.values():
+        if not step.sent and step.source in told:
+            step.source = f"{UNVERIFIED.strip('/')}/{step.source}"
     roots = _forest(steps)
     for step in steps.values():
         step.handled += [_inferred(step, name) for name in _silent_consumers(step, unreachable)]

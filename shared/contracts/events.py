@@ -517,3 +517,15 @@ REPLY_PREFIX = "replies."
 REPLIER = "trainer"
 """Who answers on the topics of those who ask, which all begin with the prefix."""
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
+OURS = frozenset(f"/{service}" for service in SERVICES)
+UNVERIFIED = "/unverified"
+"""Goes before the name of a service of ours that a message claims to be from, and is not."""
+
+
+def believed(topic: str, source: str) -> str:
+    """The source of a message on a topic that anybody may write: one of ours only if that service says such things.
+
+    Source: PRODUCERS. Whether it said this very thing, only itself can tell.
+    """
+    said_by = PRODUCERS.get(topic, SERVICES)
+    return source if source not in OURS or source[1:] in said_by else UNVERIFIED + source

@@ -120,6 +120,8 @@ class Handling:
             tries.attempts += 1
             with processing(self._service, delivery):
                 async with self._db.unit_of_work(delivery.envelope) as work:
+                    [delivery] = await inbox.verified(work, [delivery])
+                    work.causes, work.cause = [delivery.envelope], delivery.envelope
                     if not await inbox.claim(work, delivery, tries.attempts):
                         return Done("duplicate", delivery.envelope.source)
                     await call([event], work)
@@ -166,7 +168,11 @@ class Handling:
         together = self._at_once if batch else self._in_turn
         try:
             async with self._db.unit_of_work() as work:
-                claims = await inbox.claim_many(work, [delivery for delivery, _ in taken.values()])
+                known = await inbox.verified(work, [delivery for delivery, _ in taken.values()])
+                taken = {
+                    place: (one, event) for (place, (_, event)), one in zip(taken.items(), known, strict=True)
+                }
+                claims = await inbox.claim_many(work, known)
                 fresh = [one for one, claim in zip(taken.values(), claims, strict=True) if claim == "fresh"]
                 said = await together(fresh, call, work) if fresh else []
         except Exception as error:  # noqa: BLE001 (what is no outage is met again singly, and classified there)

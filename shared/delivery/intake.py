@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.contracts.declared import references
 from shared.contracts.envelope import Envelope, read, repair_headers
 from shared.contracts.errors import DriftwheelError, Poison
-from shared.contracts.events import EVENTS, Event
+from shared.contracts.events import EVENTS, Event, believed
 from shared.contracts.text import place
 from shared.delivery import inbox
 from shared.delivery.failures import classify
@@ -51,6 +51,8 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     )
     expected = EVENT_BY_TOPIC[record.topic]
     envelope = incoming.envelope
+    if expected.foreign and (source := believed(record.topic, envelope.source)) != envelope.source:
+        envelope = dataclasses.replace(envelope, source=source)
     if envelope.type != expected.ce_type():
         raise Poison(
             f"{expected.topic} carries {expected.ce_type()}, not this type or version.",
@@ -63,7 +65,8 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
         )
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
-    return _delivery(record, received_at, at, envelope, references(event), expected.signed), event
+    refs = references(event)
+    return _delivery(record, received_at, at, envelope, refs, expected.signed, expected.foreign), event
 
 
 def _recorded_at(record: "ConsumerRecord[Any, Any]") -> datetime:
@@ -81,6 +84,7 @@ def _delivery(
     envelope: Envelope,
     refs: Sequence[str] | None = (),
     signed: bool = False,
+    open_to_all: bool = False,
 ) -> inbox.Delivery:
     return inbox.Delivery(
         record.topic,
@@ -94,6 +98,7 @@ def _delivery(
         envelope,
         refs,
         signed,
+        open_to_all,
     )
 
 

@@ -16,6 +16,7 @@ from services.console.records import Sought, document, past, reader, since
 from services.console.terminal import err, out, show_json, show_json_line
 from services.console.upstream import SERVICES
 from shared.contracts.envelope import repair_headers
+from shared.contracts.events import UNVERIFIED, believed
 from shared.contracts.text import Json
 
 events = typer.Typer(no_args_is_help=True, help="Events: as they pass, as they passed, and once more.")
@@ -198,7 +199,8 @@ def _print(record: Any, as_json: bool) -> None:
     line = Text(f"{headers.get('ce_time', '')[11:23]:<12} ", "dim", no_wrap=True, overflow="ellipsis")
     line.append(f"{record.topic:<18}", "cyan")
     line.append(f" p{record.partition}@{record.offset} ", "dim")
-    line.append(headers.get("ce_source", "?"), "green")
+    source = believed(record.topic, headers.get("ce_source", "?"))
+    line.append(source, "red" if source.startswith(UNVERIFIED) else "green")
     line.append(f" {_story(document(record)['body'])}", "default")
     # A pipe gets the whole line; a terminal gets what fits.
     out.print(line, crop=out.is_terminal, soft_wrap=not out.is_terminal)

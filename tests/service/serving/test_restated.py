@@ -36,6 +36,18 @@ async def test_what_is_known_is_no_news(db: Database, objects: S3Objects) -> Non
     assert len(await sent(db, RolloutChanged)) == 1
 
 
+async def test_what_the_registry_signed_changes_nothing_when_it_comes_again_under_another_time(
+    db: Database, objects: S3Objects
+) -> None:
+    """The signature does not cover ce_time, and the inbox files by day: so deciding must not depend on either."""
+    story = Story.begin(db, objects)
+    signed = (declared(2), approved(2), promoted(2, 4), approved(3))
+    await story.hears(*signed)
+    before = await everything(story)
+    await story.hears(*signed)
+    assert await everything(story) == before
+
+
 async def everything(story: Story) -> list[list[tuple[object, ...]]]:
     tables = ("logical_model", "adapter", "rollout", "rollout_change", "outbox")
     async with story.db.unit_of_work() as work:

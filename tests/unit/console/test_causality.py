@@ -124,3 +124,16 @@ def test_nothing_known_is_said() -> None:
     console = Console(record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render(merge([])))
     assert "Nothing is known" in console.export_text()
+
+
+def test_what_one_of_us_is_said_to_have_sent_and_did_not_is_marked() -> None:
+    forged = handled("f1", "feedback.recorded", None, "2026-01-01T00:00:02+00:00", source="/serving")
+    genuine = handled("g1", "feedback.recorded", None, "2026-01-01T00:00:02+00:00", source="/serving")
+    said = sent("g1", "feedback.recorded", None, "2026-01-01T00:00:01+00:00")
+    data = {"service": "data", "sent": [], "handled": [forged, genuine]}
+    serving = {"service": "serving", "sent": [said], "handled": []}
+    assert {step.event_id: step.source for step in merge([data, serving])} == {
+        "f1": "unverified/serving",
+        "g1": "serving",
+    }
+    assert {step.source for step in merge([data])} == {"serving"}, "serving did not answer: nobody knows"
