@@ -132,10 +132,11 @@ class Builder:
                 ) from error
             parents.append(sources.prior(folder / digest, digest))
         texts = await sources.texts(self._objects, [*plan.labels.corrected, *plan.labels.own])
+        written = await sources.corrections(self._objects, plan.labels.corrected)
         return chain(
-            sources.judged(plan.labels.corrected, texts),
+            sources.judged(plan.labels.corrected, texts, written),
             *parents,
-            sources.judged(plan.labels.own, texts),
+            sources.judged(plan.labels.own, texts, written),
             sources.refused(plan.labels.refused),
         )
 

@@ -68,14 +68,17 @@ class Prediction(Table, table=True):
 
 
 class Feedback(Table, table=True):
-    """A judgement of an answer; it may come before the answer."""
+    """A judgement of an answer; it may come before the answer. `correction` refers to what it should have been."""
 
     __table_args__ = (Index("feedback_answer", "answer_id"), Index("feedback_model", "model"))
     feedback_id: str = Field(primary_key=True)
     answer_id: str
     model: str
     score: float
-    corrected: str | None = None
+    corrected: str | None = Field(
+        default=None, description="Of releases before 0003 of the schema; else None."
+    )
+    correction: dict[str, Any] | None = Field(default=None, sa_type=JSONB(none_as_null=True))
     actor: str
     recorded_at: datetime = Field(sa_type=DateTime(timezone=True))
 
@@ -163,6 +166,12 @@ class Labelled(NamedTuple):
     line: int
     corrected: str | None
     actor: str
+    correction: dict[str, Any] | None = None
+
+    @property
+    def by_a_person(self) -> bool:
+        """Whether somebody wrote what the answer should have been."""
+        return self.corrected is not None or self.correction is not None
 
 
 class Voices(NamedTuple):
@@ -203,11 +212,11 @@ def choose(labels: Sequence[Labelled], share: float) -> Chosen:
     """Apply the author cap to labels that stand newest first; corrections are taken before own answers."""
     cap = author_cap(Counter(label.actor for label in labels).values(), share)
     chosen, taken = Chosen([], [], []), Counter[str]()
-    for label in sorted(labels, key=lambda label: label.corrected is None):
+    for label in sorted(labels, key=lambda label: not label.by_a_person):
         taken[label.actor] += 1
         if taken[label.actor] > cap:
             chosen.refused.append(label)
-        elif label.corrected is None:
+        elif not label.by_a_person:
             chosen.own.append(label)
         else:
             chosen.corrected.append(label)

@@ -23,6 +23,7 @@ from services.data.domain import (
 from services.data.formats import FORMATS
 from services.data.store import Store
 from services.data.upload import Received
+from shared.artifacts.corrections import keep
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Invalid, NotFound
 from shared.contracts.events import (
@@ -162,6 +163,13 @@ class DataService:
         await Store(work.session).add_new(rows)
 
     async def judged(self, work: UnitOfWork, events: Sequence[FeedbackRecorded]) -> None:
+        """Keep judgements. What a foreign producer wrote into its event is moved to the store, and kept nowhere else."""
+        inline = {
+            event.feedback_id: event.corrected
+            for event in reversed(events)  # of one id the first counts
+            if event.corrected is not None and event.correction is None
+        }
+        moved = await keep(self._objects, inline)
         times = [cause.time for cause in work.causes] or [self._clock.now()] * len(events)
         rows = [
             Feedback(
@@ -169,7 +177,9 @@ class DataService:
                 answer_id=event.answer_id,
                 model=event.model,
                 score=event.score,
-                corrected=event.corrected,
+                correction=ref.model_dump(mode="json")
+                if (ref := event.correction or moved.get(event.feedback_id))
+                else None,
                 actor=event.actor,
                 recorded_at=at,
             )

@@ -11,8 +11,10 @@ from services.data.pipeline import parse
 from services.data.readers import READERS, jsonl, kind_of
 from services.data.readers.lines import Broken, Unreadable
 from services.data.rows import SPLITS, Label, Placed, Record, Reject, Row, Turn, Unfit, excerpt
+from shared.artifacts.corrections import read
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Invalid
+from shared.contracts.events import CorrectionRef
 
 _LINE_BYTES = 1_048_576
 
@@ -40,19 +42,22 @@ def prior(folder: Path, digest: str) -> Iterator[Placed | Reject]:
             yield _placed(record, Row([], "prior", digest, label), place)
 
 
-def judged(labels: Sequence[Labelled], texts: Mapping[str, Record]) -> Iterator[Placed | Reject]:
-    """Served prompts with the answer people gave, or approved."""
+def judged(
+    labels: Sequence[Labelled], texts: Mapping[str, Record], corrections: Mapping[str, str]
+) -> Iterator[Placed | Reject]:
+    """Served prompts with the answer people gave, or approved. `corrections` are texts by feedback id."""
     for label in labels:
         record = texts.get(label.answer_id)
         place = f"answer {label.answer_id}"
-        if record is None:
+        written = label.corrected or corrections.get(label.feedback_id)
+        if record is None or (label.by_a_person and written is None):
             yield Reject("text_missing", place, "")
             continue
         asked = record.get("messages")
-        answer = {"role": "assistant", "content": label.corrected or record.get("answer")}
+        answer = {"role": "assistant", "content": written or record.get("answer")}
         whole = {"messages": [*asked, answer] if isinstance(asked, list) else None}
         yield _placed(
-            whole, Row([], "feedback", label.answer_id, "human" if label.corrected else "model"), place
+            whole, Row([], "feedback", label.answer_id, "human" if label.by_a_person else "model"), place
         )
 
 
@@ -74,6 +79,13 @@ async def texts(objects: ObjectStore, labels: Sequence[Labelled]) -> dict[str, R
             if number in numbers and (record := _decode(line)):
                 found[str(record.get("answer_id"))] = record
     return found
+
+
+async def corrections(objects: ObjectStore, labels: Sequence[Labelled]) -> dict[str, str]:
+    """What people wrote, by the id of their judgement; what is gone is left out."""
+    refs = {one.feedback_id: CorrectionRef.model_validate(one.correction) for one in labels if one.correction}
+    found = await read(objects, refs.values())
+    return {name: found[ref.sha256] for name, ref in refs.items() if ref.sha256 in found}
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:

@@ -28,18 +28,21 @@ from shared.delivery.unit_of_work import UnitOfWork
 
 _LABELS = """
 WITH judged AS (
-    SELECT DISTINCT ON (f.answer_id) f.answer_id, f.feedback_id, f.score, f.corrected, f.actor, f.recorded_at,
-        p.key, p.line, p.outcome
+    SELECT DISTINCT ON (f.answer_id) f.answer_id, f.feedback_id, f.score, f.corrected, f.correction, f.actor,
+        f.recorded_at, f.corrected IS NOT NULL OR f.correction IS NOT NULL AS by_a_person, p.key, p.line, p.outcome
     FROM feedback f JOIN prediction p ON p.answer_id = f.answer_id AND p.model = f.model
     WHERE f.model = :model AND NOT EXISTS (
         SELECT FROM used u WHERE u.digest = :digest AND u.feedback_id = f.feedback_id)
-    ORDER BY f.answer_id, f.corrected IS NULL, f.recorded_at DESC, f.feedback_id DESC
+    ORDER BY f.answer_id, by_a_person DESC, f.recorded_at DESC, f.feedback_id DESC
 ), label AS (
-    SELECT * FROM judged WHERE corrected IS NOT NULL OR (score >= 1 AND outcome = 'ok')
+    SELECT * FROM judged WHERE by_a_person OR (score >= 1 AND outcome = 'ok')
 )
 """
-_NEWEST = "SELECT answer_id, feedback_id, key, line, corrected, actor FROM label ORDER BY recorded_at DESC, feedback_id DESC"
-_VOICES = "SELECT count(*), count(corrected) FROM label GROUP BY actor"
+_NEWEST = """
+SELECT answer_id, feedback_id, key, line, corrected, actor, correction FROM label
+ORDER BY recorded_at DESC, feedback_id DESC
+"""
+_VOICES = "SELECT count(*), count(*) FILTER (WHERE by_a_person) FROM label GROUP BY actor"
 
 
 class Store:

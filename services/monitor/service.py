@@ -65,7 +65,7 @@ class MonitorService:
                 answer_id=event.answer_id,
                 model=event.model,
                 score=event.score,
-                corrected=event.corrected is not None,
+                corrected=event.is_corrected,
                 seen_at=self._clock.now(),
             )
             for event in events

@@ -91,7 +91,7 @@ def make_api(service: ServingService, gateway: Gateway, live: Live, judgements: 
         )
         if not isinstance(kept, Feedback):
             response.status_code = HTTPStatus.ACCEPTED
-        return feedback_view(kept)
+        return feedback_view(kept, body.corrected)
 
     @router.get("/rollouts", tags=["rollouts"])
     async def rollouts(
@@ -180,10 +180,14 @@ def change_view(change: Change) -> Json:
     return view
 
 
-def feedback_view(feedback: Feedback | PendingFeedback | Accepted) -> Json:
-    """A judgement that stands; or only its ids, while it waits for its answer or for the database."""
+def feedback_view(feedback: Feedback | PendingFeedback | Accepted, corrected: str | None) -> Json:
+    """A judgement that stands; or only its ids, while it waits for its answer or for the database.
+
+    Its words are those of the caller, since no others stand; we only have a reference to them.
+    """
     if isinstance(feedback, Feedback):
-        return {"object": "feedback", "state": "kept", **feedback.model_dump(mode="json")}
+        told = feedback.model_dump(mode="json", exclude={"correction"})
+        return {"object": "feedback", "state": "kept", **told, "corrected": corrected}
     return {
         "object": "feedback",
         "state": "accepted",

@@ -50,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     judgements = Judgements(
         service,
         db,
+        objects,
         Spool(spool / "feedback", settings.spool_bytes // 16),
         settings.feedback_seconds,
         settings.feedback_wait_seconds,

@@ -16,6 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -160,14 +161,19 @@ class Prediction(Table, table=True):
 
 
 class Feedback(Table, table=True):
-    """One judgement of one answer by one actor."""
+    """One judgement of one answer by one actor; `correction` refers to the text of what it should have been."""
 
     __tablename__ = "feedback"
     feedback_id: str = Field(primary_key=True)
     answer_id: str = Field(index=True)
     model: str
     score: float
-    corrected: str | None = None
+    corrected: str | None = Field(
+        default=None, description="Of releases before 0004 of the schema; else None."
+    )
+    correction: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True)
+    )
     actor: str
     recorded_at: datetime = Field(sa_column=_timestamp())
 
@@ -179,7 +185,12 @@ class PendingFeedback(Table, table=True):
     feedback_id: str = Field(primary_key=True)
     answer_id: str = Field(index=True)
     score: float
-    corrected: str | None = None
+    corrected: str | None = Field(
+        default=None, description="Of releases before 0004 of the schema; else None."
+    )
+    correction: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True)
+    )
     actor: str
     cause: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     recorded_at: datetime = Field(sa_column=_timestamp())

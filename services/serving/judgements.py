@@ -1,4 +1,4 @@
-"""How a judgement is taken: into the database at once where it answers, else onto local disk; never lost in silence.
+"""How a judgement is taken: into store and database at once where they answer, else onto local disk; never lost in silence.
 
 A judgement may come before its answer is written, or to another replica than the one that gave it. Then it waits in the
 database until the answer is there, and no longer than `wait_seconds`.
@@ -20,6 +20,8 @@ from services.serving.live import changed
 from services.serving.metrics import DAMAGED, FEEDBACK, OLDEST, SHED, SPOOLED
 from services.serving.service import Judged, ServingService, feedback_id
 from services.serving.spool import Spool
+from shared.artifacts.corrections import keep
+from shared.artifacts.objects import ObjectStore
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Conflict, NotFound, Unavailable
 from shared.delivery.failures import classify
@@ -40,18 +42,20 @@ class Accepted:
 
 
 class Judgements:
-    """`take` answers within `feedback_seconds`, whatever the database does; `run` brings home what waits."""
+    """`take` answers within `feedback_seconds`, whatever database and store do; `run` brings home what waits."""
 
     def __init__(
         self,
         service: ServingService,
         db: Database,
+        objects: ObjectStore,
         spool: Spool,
         feedback_seconds: float,
         wait_seconds: float,
     ) -> None:
         self._service = service
         self._db = db
+        self._objects = objects
         self._spool = spool
         self._seconds = feedback_seconds
         self._wait = timedelta(seconds=wait_seconds)
@@ -75,6 +79,9 @@ class Judgements:
         return await self._spooled(judged)
 
     async def _write(self, judged: Judged) -> Feedback | PendingFeedback:
+        """Its words first, so that no event refers to what is not there."""
+        if judged.corrected is not None:
+            await keep(self._objects, {feedback_id(judged.answer_id, judged.actor): judged.corrected})
         async with self._db.unit_of_work(judged.cause) as work:
             return await self._service.judge(work, judged)
 

@@ -11,10 +11,12 @@ from services.serving.domain import Adapter, Change, Feedback, LogicalModel, Pen
 from services.serving.predictions import PredictionLog
 from services.serving.ramp import Stats
 from services.serving.rollouts import Rollouts
+from shared.artifacts.corrections import correction
 from shared.contracts.counters import is_newer
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted, rollout_id
+from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.service.clock import Clock
 
@@ -117,7 +119,7 @@ class ServingService:
             feedback_id=feedback_id(answer_id, judged.actor),
             answer_id=answer_id,
             score=judged.score,
-            corrected=judged.corrected,
+            correction=_reference(judged),
             actor=judged.actor,
             cause=judged.cause.to_json(),
             recorded_at=judged.at,
@@ -132,7 +134,7 @@ class ServingService:
             raise NotFound(
                 "There is no such answer here.", "Use the x-answer-id header of the answer, or its id."
             )
-        if (kept.score, kept.corrected) != (judged.score, judged.corrected):
+        if kept.score != judged.score or not _same_words(kept, judged):
             raise Conflict(
                 "You judged this answer differently before.", "A judgement stands once it is given."
             )
@@ -144,7 +146,7 @@ class ServingService:
         mine = Feedback(**fields, model=model)
         kept = await store.add_feedback(work, mine)
         if kept is mine:
-            work.emit(FeedbackRecorded(**mine.model_dump(exclude={"recorded_at"})))
+            work.emit(FeedbackRecorded.model_validate(mine.model_dump(exclude={"recorded_at"})))
         return kept
 
     def _may_come(self, judged: Judged) -> bool:
@@ -224,9 +226,23 @@ class ServingService:
 
     def _feedback(self, event: FeedbackRecorded) -> Feedback:
         fields = event.model_dump(
-            include={"feedback_id", "answer_id", "model", "score", "corrected", "actor"}
+            include={"feedback_id", "answer_id", "model", "score", "correction", "actor"}
         )
         return Feedback(**fields, recorded_at=self._clock.now())
+
+
+def _reference(judged: Judged) -> Json | None:
+    """Where the words of a judgement lie in the store, once they are written."""
+    if judged.corrected is None:
+        return None
+    ref, _ = correction(feedback_id(judged.answer_id, judged.actor), judged.corrected)
+    return ref.model_dump(mode="json")
+
+
+def _same_words(kept: Feedback | PendingFeedback, judged: Judged) -> bool:
+    if kept.corrected is not None:
+        return kept.corrected == judged.corrected
+    return kept.correction == _reference(judged)
 
 
 def _derived(*parts: str) -> str:

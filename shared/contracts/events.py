@@ -44,6 +44,12 @@ class ObjectRef(Message):
     sha256: Digest
 
 
+class CorrectionRef(ObjectRef):
+    """What an answer should have been: a text that somebody wrote, in the store. `bytes` is the size of the object."""
+
+    bytes: Annotated[int, Field(ge=1, le=65_536)]
+
+
 class LineRef(Message):
     """One line of a JSONL object; `line` counts from 0."""
 
@@ -414,7 +420,11 @@ class PredictionServed(Event):
 
 
 class FeedbackRecorded(Event):
-    """Someone judged an answer. `score` 1 is right, 0 is wrong."""
+    """Someone judged an answer. `score` 1 is right, 0 is wrong.
+
+    What it should have been is in the store: `correction` says where. Other systems may send the text as `corrected`; who
+    needs it moves it to the store, and nobody keeps it elsewhere.
+    """
 
     topic = "feedback.recorded"
     foreign = True
@@ -426,6 +436,12 @@ class FeedbackRecorded(Event):
     score: Share
     corrected: Annotated[Text, Field(min_length=1, max_length=8_000)] | None = None
     actor: Text = Field(max_length=200)
+    correction: CorrectionRef | None = None
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether it says what the answer should have been."""
+        return self.corrected is not None or self.correction is not None
 
     def partition_key(self) -> str:
         return self.answer_id

@@ -11,7 +11,8 @@ from sqlalchemy import text
 from services.data.rows import Turn, marks
 from services.data.service import BUILD_JOB
 from services.data.waker import Waker
-from shared.contracts.events import Event, LineRef
+from shared.artifacts.corrections import CORRECTIONS, keep, read
+from shared.contracts.events import CorrectionRef, Event, LineRef
 from shared.contracts.policy import DataPolicy, RetrainGovernor
 from tests.kit import caused
 from tests.service.data.conftest import (
@@ -403,3 +404,47 @@ async def test_a_newer_drift_takes_the_place_of_one_that_waits(world: World) -> 
     newest, older = await world.builds()
     assert (newest["state"], older["state"]) == ("waiting", "superseded")
     assert "drift-2" in older["detail"]
+
+
+async def test_a_correction_is_read_by_reference_and_one_that_is_gone_is_left_out(
+    running: World, champion: str
+) -> None:
+    answers = await Traffic(running).serve(NEW)
+    texts = {f"f-{answer.answer_id}": "by reference" for answer in answers}
+    refs = await keep(running.prediction_log, texts)
+    await running.tell(
+        *answers,
+        *(feedback(answer, correction=refs[f"f-{answer.answer_id}"], score=0.0) for answer in answers),
+    )
+    gone = refs[f"f-{answers[0].answer_id}"]
+    await running.prediction_log.delete(CORRECTIONS, gone.key)
+    altered = refs[f"f-{answers[1].answer_id}"]
+    await running.prediction_log.put(CORRECTIONS, altered.key, b'{"corrected": "altered"}')
+    await running.tell(drift(champion))
+    build = await finished(running)
+    assert build["state"] == "ready", build["detail"]
+    assert build["dropped"] == {"text_missing": 2}
+    fresh = [
+        r
+        for rows in (await all_rows(running, build["digest"])).values()
+        for r in rows
+        if r["source"] == "feedback"
+    ]
+    assert {row["messages"][-1]["content"] for row in fresh} == {"by reference"}
+    assert {row["label"] for row in fresh} == {"human"}
+    assert len(fresh) == 58
+
+
+async def test_a_correction_inside_a_foreign_event_is_moved_to_the_store(world: World) -> None:
+    await world.declare()
+    (answer,) = await Traffic(world).serve(NEW[:1])
+    for said in ("my card number is 4000 1234", "changed my mind"):
+        await world.tell(feedback(answer, said))
+    async with world.db.unit_of_work() as work:
+        rows = (await work.execute("SELECT corrected, correction FROM feedback")).all()
+        told = (await work.execute("SELECT to_jsonb(feedback)::text FROM feedback")).scalar_one()
+    [(inline, ref)] = rows
+    assert inline is None
+    assert "4000" not in told
+    found = await read(world.objects, [CorrectionRef.model_validate(ref)])
+    assert list(found.values()) == ["my card number is 4000 1234"], "of one id the first counts"

@@ -74,6 +74,7 @@ class Story:
     log: PredictionLog
     service: ServingService
     controller: Controller
+    objects: ObjectStore
 
     @classmethod
     def begin(cls, db: Database, objects: ObjectStore) -> "Story":
@@ -81,10 +82,12 @@ class Story:
         log = PredictionLog(spool(), db, objects)
         rollouts = Rollouts(clock)
         service = ServingService(rollouts, log, clock)
-        return cls(db, clock, live, log, service, Controller(db, rollouts, live, 1, share=1))
+        return cls(db, clock, live, log, service, Controller(db, rollouts, live, 1, share=1), objects)
 
     def judgements(self) -> Judgements:
-        return Judgements(self.service, self.db, spool(), feedback_seconds=30, wait_seconds=3_600)
+        return Judgements(
+            self.service, self.db, self.objects, spool(), feedback_seconds=30, wait_seconds=3_600
+        )
 
     async def hears(self, *events: ModelDeclared | ModelApproved | ModelPromoted) -> None:
         """Handle events one by one, each in its own transaction, then look again."""

@@ -77,6 +77,7 @@ class Door:
 
 
 Make = Callable[..., Any]
+NO_STORE: Any = None
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ async def open_door(
             settings,
             db,
             make_broker(settings, db, "serving", []),
-            [make_api(service, gateway, live, Judgements(service, db, spool(), 1, 3_600))],
+            [make_api(service, gateway, live, Judgements(service, db, NO_STORE, spool(), 1, 3_600))],
         )
         context = served(app)
         url = await context.__aenter__()

@@ -204,9 +204,9 @@ async def test_feedback_finds_an_answer_before_and_after_it_is_written(
     other = await judge(story, answer_id, 0, "no", "bob")
     assert other != before
     events = await sent(db, FeedbackRecorded)
-    assert [(event.feedback_id, event.score, event.corrected, event.actor) for event in events] == [
-        (before, 1, None, "ann"),
-        (other, 0, "no", "bob"),
+    assert [(event.feedback_id, event.score, event.is_corrected, event.actor) for event in events] == [
+        (before, 1, False, "ann"),
+        (other, 0, True, "bob"),
     ]
 
 
