@@ -230,6 +230,7 @@ def missing(policy: Policy | None, corrected: int) -> str | None:
     if corrected < (needed := policy.retrain.min_corrected):
         return (
             f"Waiting for corrected answers: {corrected} of {needed} have come in that no dataset has used and no "
-            "author cap excludes. Send more (driftwheel feedback), or lower retrain.min_corrected."
+            "author cap excludes. Send more (driftwheel feedback), lower retrain.min_corrected, or, if all come through "
+            "one account that you trust, set retrain.max_rows_per_subject to 1."
         )
     return None

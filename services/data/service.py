@@ -33,6 +33,7 @@ from shared.contracts.events import (
     ModelPromoted,
     PredictionServed,
 )
+from shared.contracts.policy import RetrainGovernor
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.worker import defer
 from shared.service.clock import Clock
@@ -246,6 +247,6 @@ async def lacking(store: Store, build: Build) -> str | None:
     """What the dataset for a drift still waits for, or None."""
     declared = await store.declared(build.model)
     policy = declared.parsed() if declared else None
-    share = policy.retrain.max_rows_per_subject if policy else 1.0
+    share = (policy.retrain if policy else RetrainGovernor()).max_rows_per_subject
     parent = await store.parent(build)
     return missing(policy, usable(await store.voices(build.model, parent), share))

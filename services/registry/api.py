@@ -31,7 +31,7 @@ from shared.http.auth import Caller, requires, requires_for_model, requires_for_
 from shared.http.web import HttpWork
 
 _LARGEST = 2_147_483_647
-ReaderOfAll = Annotated[Caller, requires("model:read")]
+ReaderOfSome = Annotated[Caller, requires_for_some_model("model:read")]
 Reader = Annotated[Caller, requires_for_model("model:read")]
 Writer = Annotated[Caller, requires_for_model("model:write")]
 WriterOfAll = Annotated[Caller, requires("model:write")]
@@ -67,8 +67,10 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
         return PolicyView.of(applied.revision, changed=applied.changed)
 
     @router.get("/policies", tags=["policies"])
-    async def policies(work: HttpWork, _caller: ReaderOfAll, limit: Limit = 100) -> PolicyList:
-        return PolicyList(policies=[PolicyView.of(row) for row in await catalogue.policies(work, limit)])
+    async def policies(work: HttpWork, caller: ReaderOfSome, limit: Limit = 100) -> PolicyList:
+        """The current ones, of the caller's models."""
+        found = await catalogue.policies(work, limit, caller.reach("model:read"))
+        return PolicyList(policies=[PolicyView.of(row) for row in found])
 
     @router.get("/policies/{model}", tags=["policies"])
     async def policy(
@@ -86,12 +88,11 @@ def make_api(registry: Registry, catalogue: Catalogue, restating: Restating) -> 
 
     @router.get("/models", tags=["models"])
     async def models(
-        work: HttpWork, _caller: ReaderOfAll, after: ModelName | None = None, limit: Limit = 100
+        work: HttpWork, caller: ReaderOfSome, after: ModelName | None = None, limit: Limit = 100
     ) -> ModelList:
-        """By name; `after` is the last name of the page before."""
-        return ModelList(
-            models=[ModelView.of(row) for row in await catalogue.models(work, after or "", limit)]
-        )
+        """The caller's, by name; `after` is the last name of the page before."""
+        found = await catalogue.models(work, after or "", limit, caller.reach("model:read"))
+        return ModelList(models=[ModelView.of(row) for row in found])
 
     @router.get("/models/{model}", tags=["models"])
     async def model(model: ModelName, work: HttpWork, _caller: Reader) -> ModelView:

@@ -1,6 +1,6 @@
 """What people and machines may ask: models, versions, and who was champion when."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -43,8 +43,11 @@ class Catalogue:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def models(self, work: UnitOfWork, after: str, limit: int) -> list[Json]:
-        return await Lists(work.session).models(after, limit)
+    async def models(
+        self, work: UnitOfWork, after: str, limit: int, names: Collection[str] | None = None
+    ) -> list[Json]:
+        """By name, from behind `after` on; of these names only, if any are given."""
+        return await Lists(work.session).models(after, limit, names)
 
     async def model(self, work: UnitOfWork, name: str) -> Json:
         found = await Lists(work.session).model(name)
@@ -59,8 +62,11 @@ class Catalogue:
             raise NotFound("The policy has no such revision.", f"The current one is {model['revision']}.")
         return row
 
-    async def policies(self, work: UnitOfWork, limit: int) -> Sequence[PolicyRevision]:
-        return await Store(work.session).policies(limit)
+    async def policies(
+        self, work: UnitOfWork, limit: int, names: Collection[str] | None = None
+    ) -> Sequence[PolicyRevision]:
+        """The current ones by name; of these models only, if any are given."""
+        return await Store(work.session).policies(limit, names)
 
     async def revisions(self, work: UnitOfWork, name: str, after: int | None, limit: int) -> list[Json]:
         """Who declared what when, newest first, from behind revision `after` on."""

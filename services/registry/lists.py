@@ -1,6 +1,6 @@
 """Read-only SQL for catalogues: pages by key, aliases without their whole history, versions without their documents."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -58,9 +58,14 @@ class Lists:
     async def _rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in (await self._session.execute(text(query), values)).mappings()]
 
-    async def models(self, after: str, limit: int) -> list[dict[str, Any]]:
+    async def models(
+        self, after: str, limit: int, names: Collection[str] | None = None
+    ) -> list[dict[str, Any]]:
         """Models by name, from behind `after` on, with their aliases and when anything of them changed last."""
-        return await self._rows(_models("m.name > :after"), after=after, limit=limit)
+        if names is None:
+            return await self._rows(_models("m.name > :after"), after=after, limit=limit)
+        of_these = _models("m.name > :after AND m.name = ANY(:names)")
+        return await self._rows(of_these, after=after, limit=limit, names=list(names))
 
     async def model(self, name: str) -> dict[str, Any] | None:
         found = await self._rows(_models("m.name = :name"), name=name, limit=1)

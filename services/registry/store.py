@@ -1,6 +1,6 @@
 """The SQL of the use cases; what the catalogue reads is in lists.py."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
@@ -39,8 +39,8 @@ class Store:
     async def policy(self, model: str, revision: int) -> PolicyRevision | None:
         return await self._session.get(PolicyRevision, (model, revision))
 
-    async def policies(self, limit: int) -> Sequence[PolicyRevision]:
-        """The current policy of every model, by name."""
+    async def policies(self, limit: int, names: Collection[str] | None = None) -> Sequence[PolicyRevision]:
+        """The current policy of every model, or of these, by name."""
         query = (
             select(PolicyRevision)
             .join(LogicalModel, col(LogicalModel.name) == col(PolicyRevision.model))
@@ -48,6 +48,8 @@ class Store:
             .order_by(PolicyRevision.model)
             .limit(limit)
         )
+        if names is not None:
+            query = query.where(col(PolicyRevision.model).in_(names))
         return (await self._session.exec(query)).all()
 
     async def add_version(self, row: ModelVersion) -> bool:

@@ -18,14 +18,14 @@ from services.serving.routing import Target
 from services.serving.service import Judged, ServingService
 from shared.contracts.errors import NotFound
 from shared.contracts.text import Contract, Identifier, Json, ModelName, Share, Text
-from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
+from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
 Chatter = Annotated[Caller, requires_for_some_model("chat")]
-Reader = Annotated[Caller, requires("model:read")]
+Reader = Annotated[Caller, requires_for_some_model("model:read")]
 ReaderOfModel = Annotated[Caller, requires_for_model("model:read")]
-Writer = Annotated[Caller, requires("model:write")]
-Judge = Annotated[Caller, requires("feedback")]
+Writer = Annotated[Caller, requires_for_some_model("model:write")]
+Judge = Annotated[Caller, requires_for_some_model("feedback")]
 RolloutId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{36}$")]
 
 
@@ -85,9 +85,10 @@ def make_api(service: ServingService, gateway: Gateway, live: Live, judgements: 
     @router.post("/v1/feedback", tags=["feedback"], responses={202: {"description": _ACCEPTED}})
     async def feedback(body: Judgement, request: Request, response: Response, caller: Judge) -> Json:
         answer_id = body.answer_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
-        cause, now = cause_of(request), service.now()
+        cause, now, reach = cause_of(request), service.now(), caller.reach("feedback")
+        models = None if reach is None else tuple(sorted(reach))
         kept = await judgements.take(
-            Judged(answer_id, body.value(), body.corrected, caller.subject, cause, now)
+            Judged(answer_id, body.value(), body.corrected, caller.subject, cause, now, models)
         )
         if not isinstance(kept, Feedback):
             response.status_code = HTTPStatus.ACCEPTED
@@ -105,9 +106,13 @@ def make_api(service: ServingService, gateway: Gateway, live: Live, judgements: 
         found = await service.rollouts(work, model, after, limit + 1)
         return {"rollouts": [rollout_view(one) for one in found[:limit]], "has_more": len(found) > limit}
 
+    async def demand(work: HttpWork, caller: Caller, scope: str, rollout_id: str) -> None:
+        caller.demand(scope, (await service.known_rollout(work, rollout_id)).model)
+
     @router.get("/rollouts/{rollout_id}", tags=["rollouts"])
-    async def rollout(rollout_id: RolloutId, work: HttpWork, _caller: Reader) -> Json:
+    async def rollout(rollout_id: RolloutId, work: HttpWork, caller: Reader) -> Json:
         """A rollout, its ramp, the next test as it would turn out now, and what happened, oldest first."""
+        await demand(work, caller, "model:read", rollout_id)
         found, stats, changes = await service.rollout(work, rollout_id)
         statistics = arm_statistics(found, stats) if stats else ()
         return {
@@ -120,15 +125,18 @@ def make_api(service: ServingService, gateway: Gateway, live: Live, judgements: 
 
     @router.post("/rollouts/{rollout_id}/abort", tags=["rollouts"])
     async def abort(rollout_id: RolloutId, body: Stop, work: HttpWork, caller: Writer) -> Json:
+        await demand(work, caller, "model:write", rollout_id)
         return rollout_view(await service.abort(work, rollout_id, body.reason, caller.subject))
 
     @router.post("/rollouts/{rollout_id}/pause", tags=["rollouts"])
     async def pause(rollout_id: RolloutId, body: Stop, work: HttpWork, caller: Writer) -> Json:
         """Keep the weight and judge nothing until resumed; five errors in a row still roll back."""
+        await demand(work, caller, "model:write", rollout_id)
         return rollout_view(await service.pause(work, rollout_id, body.reason, caller.subject))
 
     @router.post("/rollouts/{rollout_id}/resume", tags=["rollouts"])
     async def resume(rollout_id: RolloutId, work: HttpWork, caller: Writer) -> Json:
+        await demand(work, caller, "model:write", rollout_id)
         return rollout_view(await service.resume(work, rollout_id, caller.subject))
 
     @router.get("/adapters", tags=["rollouts"])

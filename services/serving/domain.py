@@ -179,7 +179,10 @@ class Feedback(Table, table=True):
 
 
 class PendingFeedback(Table, table=True):
-    """A judgement whose answer is not written yet, and since when it waits; `cause` is the envelope of the request."""
+    """A judgement whose answer is not written yet, and since when it waits; `cause` is the envelope of the request.
+
+    `models`: those that its author may judge; None: every one.
+    """
 
     __tablename__ = "pending_feedback"
     feedback_id: str = Field(primary_key=True)
@@ -195,6 +198,7 @@ class PendingFeedback(Table, table=True):
     cause: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     recorded_at: datetime = Field(sa_column=_timestamp())
     since: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False, index=True))
+    models: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from services.serving.spool import Spool
 from shared.artifacts.corrections import keep
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.envelope import Envelope
-from shared.contracts.errors import Conflict, NotFound, Unavailable
+from shared.contracts.errors import Conflict, Forbidden, NotFound, Unavailable
 from shared.delivery.failures import classify
 from shared.delivery.unit_of_work import Database
 
@@ -67,6 +67,7 @@ class Judgements:
 
         Raises:
             NotFound: nobody here can have given this answer.
+            Forbidden: it is of a model that the caller may not judge.
             Conflict: the caller judged it differently before.
             Unavailable: neither the database nor the disk takes it.
         """
@@ -154,8 +155,8 @@ class Judgements:
             return
         try:
             await self._write(judged)
-        except (Conflict, NotFound) as error:
-            outcome = "conflict" if isinstance(error, Conflict) else "unknown"
+        except (Conflict, Forbidden, NotFound) as error:
+            outcome = {Conflict: "conflict", Forbidden: "forbidden"}.get(type(error), "unknown")
             FEEDBACK.labels(outcome).inc()
             log.warning("feedback.settled", outcome=outcome, answer_id=judged.answer_id)
 
@@ -164,7 +165,11 @@ class Judgements:
             found = await store.joinable(work, _BATCH)
             for pending, model in found:
                 work.cause = Envelope.from_json(pending.cause)
-                await self._service.keep(work, pending, model)
+                try:
+                    await self._service.keep(work, pending, model)
+                except Forbidden:
+                    FEEDBACK.labels("forbidden").inc()
+                    log.warning("feedback.settled", outcome="forbidden", answer_id=pending.answer_id)
             late = await store.drop_pending(work, self._service.now() - self._wait)
         if found:
             FEEDBACK.labels("kept").inc(len(found))
@@ -187,4 +192,5 @@ def _pack(judged: Judged) -> bytes:
 def _unpack(record: bytes) -> Judged:
     found = json.loads(record)
     at, cause = datetime.fromisoformat(found["at"]), Envelope.from_json(found["cause"])
-    return Judged(**{**found, "at": at, "cause": cause})
+    models = None if found.get("models") is None else tuple(found["models"])
+    return Judged(**{**found, "at": at, "cause": cause, "models": models})

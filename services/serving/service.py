@@ -14,7 +14,7 @@ from services.serving.rollouts import Rollouts
 from shared.artifacts.corrections import correction
 from shared.contracts.counters import is_newer
 from shared.contracts.envelope import Envelope
-from shared.contracts.errors import Conflict, NotFound
+from shared.contracts.errors import Conflict, Forbidden, NotFound
 from shared.contracts.events import FeedbackRecorded, ModelApproved, ModelDeclared, ModelPromoted, rollout_id
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
@@ -28,7 +28,10 @@ _SKEW = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A caller's judgement as it came in: `score` in [0, 1], what the answer should have been, who says so."""
+    """A caller's judgement as it came in: `score` in [0, 1], what the answer should have been, who says so.
+
+    `models`: those whose answers the caller may judge; None: every one.
+    """
 
     answer_id: str
     score: float
@@ -36,6 +39,7 @@ class Judged:
     actor: str
     cause: Envelope
     at: datetime
+    models: tuple[str, ...] | None = None
 
 
 class ServingService:
@@ -111,6 +115,7 @@ class ServingService:
 
         Raises:
             NotFound: no such answer was given here.
+            Forbidden: it is of a model that the caller may not judge.
             Conflict: the caller judged this answer differently before.
         """
         answer_id = judged.answer_id
@@ -124,6 +129,7 @@ class ServingService:
             cause=judged.cause.to_json(),
             recorded_at=judged.at,
             since=self._clock.now(),
+            models=None if judged.models is None else list(judged.models),
         )
         kept: Feedback | PendingFeedback
         if model is not None:
@@ -141,8 +147,17 @@ class ServingService:
         return kept
 
     async def keep(self, work: UnitOfWork, judgement: PendingFeedback, model: str) -> Feedback:
-        """Write a judgement of an answer that is known, and announce it; returns the one that stands."""
-        fields = judgement.model_dump(exclude={"cause", "since"})
+        """Write a judgement of an answer that is known, and announce it; returns the one that stands.
+
+        Raises:
+            Forbidden: the caller may not judge this model.
+        """
+        if judgement.models is not None and model not in judgement.models:
+            raise Forbidden(
+                "This answer is of a model that the token is not for.",
+                f"Make a token for it: driftwheel token --scope feedback --model {model}",
+            )
+        fields = judgement.model_dump(exclude={"cause", "since", "models"})
         mine = Feedback(**fields, model=model)
         kept = await store.add_feedback(work, mine)
         if kept is mine:
@@ -158,7 +173,7 @@ class ServingService:
         self, work: UnitOfWork, rollout_id: str
     ) -> tuple[Rollout, Stats | None, Sequence[Change]]:
         """A rollout, what its present step is judged on, and its history, oldest first. Raises NotFound."""
-        found = await self._known(work, rollout_id)
+        found = await self.known_rollout(work, rollout_id)
         stats = await store.statistics(work, found) if found.started_at else None
         return found, stats, await store.changes(work, rollout_id, _HISTORY)
 
@@ -169,7 +184,7 @@ class ServingService:
         self, work: UnitOfWork, model: str | None, after: str | None, limit: int
     ) -> Sequence[Rollout]:
         """Newest first, from behind the rollout `after`. Raises NotFound if there is no such rollout."""
-        last = await self._known(work, after) if after else None
+        last = await self.known_rollout(work, after) if after else None
         return await store.rollouts(work, model, limit, last)
 
     async def abort(self, work: UnitOfWork, rollout_id: str, reason: str, actor: str) -> Rollout:
@@ -202,14 +217,14 @@ class ServingService:
 
     async def _open(self, work: UnitOfWork, rollout_id: str) -> tuple[LogicalModel, Rollout]:
         """The rollout under its model's lock. Raises NotFound, or Conflict if it has ended."""
-        found = await self._known(work, rollout_id)
+        found = await self.known_rollout(work, rollout_id)
         model = await store.lock_model(work, found.model)
         for rollout in await store.open_rollouts(work, found.model):
             if rollout.id == rollout_id:
                 return model, rollout
         raise Conflict("The rollout has ended.", "To take back a champion, roll back in the registry.")
 
-    async def _known(self, work: UnitOfWork, rollout_id: str) -> Rollout:
+    async def known_rollout(self, work: UnitOfWork, rollout_id: str) -> Rollout:
         found = await store.rollout(work, rollout_id)
         if found is None:
             raise NotFound("There is no such rollout.", "List them: GET /rollouts.")

@@ -12,10 +12,9 @@ from services.trainer.domain import ENDED, Entry, Run, State
 from services.trainer.service import TrainerService
 from shared.contracts.text import Digest, Json, ModelName
 from shared.delivery.unit_of_work import Database
-from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
+from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
-Reader = Annotated[Caller, requires("run:read")]
 ReaderOfModel = Annotated[Caller, requires_for_model("run:read")]
 ReaderOfSome = Annotated[Caller, requires_for_some_model("run:read")]
 Writer = Annotated[Caller, requires_for_some_model("run:write")]
@@ -40,18 +39,22 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> Json:
         """Newest first; `after` is the last id of the page before."""
-        found = await service.runs(work, model, after, limit + 1, state, dataset)
+        models = None if model is None else {model}
+        found = await service.runs(work, models, after, limit + 1, state, dataset)
         return {"runs": [summary(run) for run in found[:limit]], "has_more": len(found) > limit}
 
+    async def these(work: HttpWork, ids: list[str], caller: Caller) -> list[Run]:
+        return [run for run in await service.these(work, ids) if caller.may("run:read", run.model)]
+
     @router.get("/runs/comparison")
-    async def comparison(run: Several, work: HttpWork, _caller: Reader) -> Json:
-        """Up to 20 runs with recipe and best point; what does not exist is left out."""
-        return {"runs": [compared(one) for one in await service.these(work, run)]}
+    async def comparison(run: Several, work: HttpWork, caller: ReaderOfSome) -> Json:
+        """Up to 20 runs with recipe and best point; what does not exist, or is of no model of the caller, is left out."""
+        return {"runs": [compared(one) for one in await these(work, run, caller)]}
 
     @router.get("/runs/curves")
-    async def curves(run: Several, work: HttpWork, _caller: Reader) -> Json:
-        """The loss curves of up to 20 runs; what does not exist is left out."""
-        return {"curves": [curve(one) for one in await service.these(work, run)]}
+    async def curves(run: Several, work: HttpWork, caller: ReaderOfSome) -> Json:
+        """The loss curves of up to 20 runs; what does not exist, or is of no model of the caller, is left out."""
+        return {"curves": [curve(one) for one in await these(work, run, caller)]}
 
     @router.get("/runs/{run_id}")
     async def run(run_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
@@ -68,22 +71,26 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
     async def entries(
         run_id: str,
         work: HttpWork,
-        _caller: Reader,
+        caller: ReaderOfSome,
         after: Annotated[int | None, Query(ge=0, le=_LARGEST)] = None,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
     ) -> Json:
         """Every announcement of the run, newest first; `after` is the last sequence of the page before."""
-        before = (await service.run(work, run_id)).sequence + 1 if after is None else after
+        run = await service.run(work, run_id)
+        caller.demand("run:read", run.model)
+        before = run.sequence + 1 if after is None else after
         found = await service.entries(work, run_id, before, limit + 1, newest=True)
         return {"entries": [entry_view(entry) for entry in found[:limit]], "has_more": len(found) > limit}
 
-    async def existing(run_id: str, work: HttpWork, _caller: Reader) -> str:
-        return (await service.run(work, run_id)).id
+    async def existing(run_id: str, work: HttpWork, caller: ReaderOfSome) -> str:
+        run = await service.run(work, run_id)
+        caller.demand("run:read", run.model)
+        return run.id
 
     @router.get("/runs/{run_id}/stream", response_class=EventSourceResponse)
     async def stream(
         run_id: Annotated[str, Depends(existing)],
-        _caller: Reader,
+        _caller: ReaderOfSome,
         last_event_id: Annotated[int, Header(ge=0, le=_LARGEST)] = 0,
     ) -> AsyncIterator[ServerSentEvent]:
         """Every announcement of the run after `Last-Event-ID`, then new ones until the run has ended."""

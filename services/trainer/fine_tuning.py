@@ -12,11 +12,10 @@ from services.trainer.wishes import Wish
 from shared.contracts.errors import Invalid, Poison
 from shared.contracts.strict_json import strict_json
 from shared.contracts.text import Contract, Json, ModelName, Text
-from shared.http.auth import Caller, requires, requires_for_some_model
+from shared.http.auth import Caller, requires_for_some_model
 from shared.http.web import HttpWork
 from shared.service.clock import Clock
 
-Reader = Annotated[Caller, requires("run:read")]
 Writer = Annotated[Caller, requires_for_some_model("run:write")]
 ReaderOfSome = Annotated[Caller, requires_for_some_model("run:read")]
 Limit = Annotated[int, Query(ge=1, le=1_000)]
@@ -117,8 +116,9 @@ def make_fine_tuning(service: TrainerService, clock: Clock) -> APIRouter:
         return job(await service.submit(work, wish, request))
 
     @router.get("")
-    async def jobs(work: HttpWork, _caller: Reader, after: str | None = None, limit: Limit = 20) -> Json:
-        found = await service.runs(work, None, after, limit + 1)
+    async def jobs(work: HttpWork, caller: ReaderOfSome, after: str | None = None, limit: Limit = 20) -> Json:
+        """Those of the caller's models."""
+        found = await service.runs(work, caller.reach("run:read"), after, limit + 1)
         return _page([job(run) for run in found[:limit]], len(found) > limit)
 
     @router.get("/{job_id}")
@@ -134,18 +134,20 @@ def make_fine_tuning(service: TrainerService, clock: Clock) -> APIRouter:
 
     @router.get("/{job_id}/events")
     async def events(
-        job_id: str, work: HttpWork, _caller: Reader, after: str | None = None, limit: Limit = 20
+        job_id: str, work: HttpWork, caller: ReaderOfSome, after: str | None = None, limit: Limit = 20
     ) -> Json:
         """Newest first, as OpenAI lists them; `after` is the last id of the page before."""
         run = await service.run(work, job_id)
+        caller.demand("run:read", run.model)
         before = _sequence(after) if after else run.sequence + 1
         found = await service.entries(work, run.id, before, limit + 1, newest=True)
         return _page([event(entry) for entry in found[:limit]], len(found) > limit)
 
     @router.get("/{job_id}/checkpoints")
-    async def checkpoints(job_id: str, work: HttpWork, _caller: Reader) -> Json:
+    async def checkpoints(job_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
         """The one that can be used: what was published, with the losses of its step. Resume points are kept apart."""
         run = await service.run(work, job_id)
+        caller.demand("run:read", run.model)
         return _page([checkpoint(run)] if run.adapter_digest else [], False)
 
     return router

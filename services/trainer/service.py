@@ -235,15 +235,15 @@ class TrainerService:
     async def runs(
         self,
         work: UnitOfWork,
-        model: str | None,
+        models: Collection[str] | None,
         after: str | None,
         limit: int,
         state: str | None = None,
         dataset_digest: str | None = None,
     ) -> Sequence[Run]:
-        """Newest first, without their curves; `after` is the last id of the page before."""
+        """Newest first, of these models or (None) of all, without their curves; `after` is the last id of the page before."""
         start = await self.run(work, after) if after else None
-        return await Store(work.session).runs(model, start, limit, state, dataset_digest)
+        return await Store(work.session).runs(models, start, limit, state, dataset_digest)
 
     async def these(self, work: UnitOfWork, run_ids: Sequence[str]) -> list[Run]:
         """Those of these runs that exist, in the given order, with their curves."""

@@ -52,7 +52,7 @@ class Store:
 
     async def runs(
         self,
-        model: str | None,
+        models: Collection[str] | None,
         after: Run | None,
         limit: int,
         state: str | None = None,
@@ -61,8 +61,8 @@ class Store:
         """Newest first, without their curves: those of a page of runs are megabytes."""
         statement = select(Run).order_by(col(Run.created_at).desc(), col(Run.id).desc()).limit(limit)
         statement = statement.options(defer(Run.curve))  # type: ignore[arg-type]  # a column to SQLAlchemy
-        if model:
-            statement = statement.where(Run.model == model)
+        if models is not None:
+            statement = statement.where(col(Run.model).in_(models))
         if state:
             statement = statement.where(Run.state == state)
         if dataset_digest:

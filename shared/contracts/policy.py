@@ -147,7 +147,9 @@ class RetrainGovernor(Contract):
     )
     min_corrected: Count = Field(30, description="Corrected answers needed to build the next dataset.")
     max_rows_per_subject: Share = Field(
-        1.0, description="Largest share of new rows from one feedback author."
+        0.5,
+        description="Largest share of new rows from one feedback author, as tokens name them. Half: nobody teaches the model "
+        "alone, whether by mistake or on purpose. 1 is right where all feedback comes through one account that you trust.",
     )
 
 

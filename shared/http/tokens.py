@@ -73,6 +73,10 @@ class Caller:
             word.removeprefix(f"{scope}:") for word in self.scopes if word.startswith(f"{scope}:")
         )
 
+    def reach(self, scope: str) -> frozenset[str] | None:
+        """The models that this scope reaches; None: every one."""
+        return None if self.may(scope) else self.models(scope)
+
     def demand(self, scope: str, model: str | None = None) -> None:
         """Raises Forbidden."""
         if self.may(scope, model):

@@ -87,7 +87,7 @@ class World:
         policy = Policy(
             model=MODEL,
             data=parts.get("data", DataPolicy(min_rows=10, max_chars=500)),
-            retrain=parts.get("retrain", RetrainGovernor(min_corrected=3)),
+            retrain=parts.get("retrain", RetrainGovernor(min_corrected=3, max_rows_per_subject=1)),
         )
         await self.tell(ModelDeclared(model=MODEL, revision=revision, policy=policy, actor="tester"))
 

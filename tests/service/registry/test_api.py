@@ -182,3 +182,19 @@ async def test_a_scope_for_one_model_declares_and_reads_that_one(world: World, k
         assert await status("GET", f"/models/{MODEL}?model=other", headers) == expected
         assert await status("GET", "/models", headers) == 403
         assert await status("GET", "/policies?model=other", headers) == 403
+
+
+async def test_lists_show_a_token_for_one_model_that_one(world: World, keys: Keys) -> None:
+    await world.declare()
+    other = await world.http.post("/policies", json={"model": "other"})
+    assert other.status_code == 200
+    for path, name, key in (("/models", "models", "name"), ("/policies", "policies", "model")):
+        seen = {}
+        for scope in ("model:read:other", "model:read:nobody", "model:read"):
+            answer = await world.http.get(path, headers=keys.headers(scope))
+            seen[scope] = [one[key] for one in answer.json()[name]]
+        assert seen == {
+            "model:read:other": ["other"],
+            "model:read:nobody": [],
+            "model:read": sorted(["other", MODEL]),
+        }

@@ -238,3 +238,27 @@ async def test_every_route_but_the_public_ones_needs_a_token(door: Door) -> None
     ):
         status, _ = await door.call(method, path, {} if method == "POST" else None, authorization="")
         assert status == 401, path
+
+
+async def test_a_token_for_another_model_sees_no_rollout_and_moves_none(door: Door) -> None:
+    await door.story.hears(declared(), approved(1), promoted(1, 1), approved(2))
+    await door.story.has_ready(1, 2)
+    await door.story.ticks()
+    rollout = await door.story.rollout(2)
+    path = f"/rollouts/{rollout.id}"
+    stop = {"reason": "mine now"}
+    assert (await door.call("GET", path, scope="model:read:other"))[0] == 403
+    for verb, body in (("pause", stop), ("resume", {}), ("abort", stop)):
+        assert (await door.call("POST", f"{path}/{verb}", body, "model:write:other"))[0] == 403
+    assert (await door.story.rollout(2)).state == "running"
+    assert (await door.call("GET", path, scope="model:read:support"))[0] == 200
+    assert (await door.call("POST", f"{path}/pause", stop, "model:write:support"))[0] == 200
+
+
+async def test_a_token_for_another_model_judges_no_answer_of_this_one(door: Door) -> None:
+    answer_id = door.answered()
+    body = {"answer_id": answer_id, "correct": False, "corrected": "poison"}
+    status, problem = await door.call("POST", "/v1/feedback", body, "feedback:other")
+    assert (status, problem["error"]["code"]) == (403, "forbidden")
+    assert await sent(door.story.db, FeedbackRecorded) == []
+    assert (await door.call("POST", "/v1/feedback", body, "feedback:support"))[0] == 200

@@ -1,6 +1,7 @@
 """Judgements on their way: before their answer, at another replica, while the database is away, frozen or unknowing."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,27 @@ async def test_what_a_foreign_producer_wrote_into_its_event_is_not_kept_here(
     async with db.unit_of_work() as work:
         await story.service.hear(work, said)
     assert SECRET not in await everything_kept(db)
+
+
+async def test_a_judgement_that_waits_reaches_no_model_that_its_token_did_not(
+    db: Database, objects: S3Objects
+) -> None:
+    """Whether it waits on disk for the database, or in the database for its answer."""
+    story, before = Story.begin(db, objects), count("forbidden")
+    other = Story.begin(db, objects)
+    story.log.add(one := served())
+    mine = replace(judged(one.event.answer_id, 0), models=("other",))
+    theirs = replace(judged(one.event.answer_id, 1, None, "bob"), models=("support",))
+    assert isinstance(await other.judgements().take(mine), PendingFeedback)
+    away = Judgements(story.service, nowhere(), objects, waiting := spool(), 2, 3_600)
+    for one_of_both in (replace(mine, actor="carl"), theirs):
+        assert isinstance(await away.take(one_of_both), Accepted)
+    await story.log.flush()
+    back = Judgements(story.service, db, objects, waiting, 30, 3_600)
+    for _ in range(2):
+        await back.settle()
+    assert [event.actor for event in await sent(db, FeedbackRecorded)] == ["bob"]
+    assert count("forbidden") == before + 2
 
 
 def test_now_is_when_ids_are_made() -> None:

@@ -73,7 +73,7 @@ async def test_a_flush_writes_one_object_rows_and_events(db: Database, objects: 
         ).all()
         stories = (await work.execute("SELECT correlationid FROM outbox ORDER BY id")).scalars().all()
     assert Counter(row.outcome for row in rows) == {"ok": 2, "error": 1}
-    assert stories == [one.event.answer_id for one in answers], "the answer's id is that of its story"
+    assert stories == [f"story-{one.event.answer_id}" for one in answers], "who asked has named its story"
     await log.flush()
     assert len(await sent(db, PredictionServed)) == 3
 

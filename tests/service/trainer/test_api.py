@@ -12,7 +12,7 @@ import pytest
 from services.trainer.app import create_app
 from services.trainer.job import Trainer
 from shared.service.clock import SystemClock
-from tests.kit import until
+from tests.kit import Keys, until
 from tests.service.trainer.conftest import MODEL, TINY, World
 
 
@@ -215,3 +215,32 @@ async def test_a_run_is_cancelled_while_it_goes_on(world: World) -> None:
     assert run.step < run.total_steps
     answer = await world.http.post(f"/v1/fine_tuning/jobs/{run_id}/cancel")
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+
+
+async def test_a_token_for_another_model_sees_nothing_of_a_run(world: World, keys: Keys) -> None:
+    run_id = await world.queued()
+    by_id = [
+        f"/runs/{run_id}",
+        f"/runs/{run_id}/entries",
+        f"/runs/{run_id}/stream",
+        f"/v1/fine_tuning/jobs/{run_id}",
+        f"/v1/fine_tuning/jobs/{run_id}/events",
+        f"/v1/fine_tuning/jobs/{run_id}/checkpoints",
+    ]
+    lists = {
+        "/v1/fine_tuning/jobs": "data",
+        f"/runs/comparison?run={run_id}": "runs",
+        f"/runs/curves?run={run_id}": "curves",
+    }
+    other = keys.headers("run:read:other", "run:write:other")
+    for path in by_id:
+        assert (await world.http.get(path, headers=other)).status_code == 403, path
+    for path, name in lists.items():
+        assert (await world.http.get(path, headers=other)).json()[name] == [], path
+    for path in (f"/runs/{run_id}/cancel", f"/v1/fine_tuning/jobs/{run_id}/cancel"):
+        assert (await world.http.post(path, headers=other)).status_code == 403, path
+    own = keys.headers(f"run:read:{MODEL}")
+    for path in [path for path in by_id if not path.endswith("/stream")]:
+        assert (await world.http.get(path, headers=own)).status_code == 200, path
+    for path, name in lists.items():
+        assert [one["id"] for one in (await world.http.get(path, headers=own)).json()[name]] == [run_id], path

@@ -261,3 +261,12 @@ def test_what_a_revision_changed() -> None:
         ("old", "[1]", "–"),
     ]
     assert changes(new, new) == []
+
+
+def test_who_may_see_one_model_sees_the_page_that_the_services_answer(browser: Browser, door: Door) -> None:
+    """The page shows what the services answer to that token; the pages about the platform stay closed."""
+    door.says["registry", "/models"] = {"models": []}
+    browser.signs_in("model:read:support", "monitor:read:support")
+    browser.sees("/models")
+    for path in ("/events", "/dead-letters", "/"):
+        browser.sees(path, 403)
