@@ -31,7 +31,8 @@ BUCKETS: dict[str, dict[str, str]] = {
     "checkpoints": {"trainer": WRITE},
     "evaluations": {"evaluator": WRITE, "registry": READ, "serving": READ, "monitor": READ},
     "predictions": {"serving": WRITE, "data": READ, "monitor": READ},
-    "corrections": {"serving": WRITE, "data": WRITE},
+    "corrections": {"serving": WRITE, "data": READ},
+    "foreign-corrections": {"data": WRITE},
     "reports": {"monitor": WRITE},
 }
 """Bucket → service → access; whoever is not named is refused."""

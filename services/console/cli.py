@@ -23,6 +23,7 @@ from services.console.commands import (
     rollouts,
     runs,
     stack,
+    subjects,
     trace,
 )
 from services.console.door import Exit, warn
@@ -60,6 +61,7 @@ app.command("open", rich_help_panel="Access and policies")(access.open_)
 app.add_typer(events.events, name="events", rich_help_panel="On call")
 app.add_typer(consumers.app, name="consumers", rich_help_panel="On call")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="On call")
+app.add_typer(subjects.app, name="subjects", rich_help_panel="On call")
 app.add_typer(outbox.app, name="outbox", rich_help_panel="On call")
 app.add_typer(datasets.app, name="datasets", rich_help_panel="The loop")
 app.add_typer(runs.app, name="runs", rich_help_panel="The loop")

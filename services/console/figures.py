@@ -22,6 +22,7 @@ REASONS: dict[str, str] = {
     "conflicting_answer": "the prompt was there with another answer",
     "own_answer_held_out": "the model's own answers only train",
     "own_answer_cap": "over data.max_own_share of the model's own answers",
+    "erased": "taken back by who said it",
     "author_cap": "over retrain.max_rows_per_subject of one author",
     "text_missing": "the text of the answer is gone",
 }

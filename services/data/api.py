@@ -7,15 +7,17 @@ from pydantic import Field
 
 from services.data.comparer import Comparer
 from services.data.domain import DATASETS, Build, Provenance, State, UploadedFile
+from services.data.erasure import Forgetting
 from services.data.service import DataService
 from services.data.settings import Settings
 from services.data.upload import receive
-from shared.contracts.text import Contract, Json, ModelName, Name
+from shared.contracts.text import Contract, Identifier, Json, ModelName, Name, Text
 from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
 
 FileId = Annotated[str, Field(pattern=r"^file-[0-9a-f]{24}$")]
 Reader = Annotated[Caller, requires("data:read")]
+Admin = Annotated[Caller, requires("admin")]
 Writer = Annotated[Caller, requires_for_some_model("data:write")]
 ReaderOfModel = Annotated[Caller, requires_for_model("data:read")]
 ReaderOfSome = Annotated[Caller, requires_for_some_model("data:read")]
@@ -27,6 +29,26 @@ class DatasetRequest(Contract):
     model: ModelName
     files: tuple[FileId, ...] = Field(min_length=1, max_length=20)
     format: Name | None = None
+
+
+class ForgetRequest(Contract):
+    """A subject of a model, and the answers whose texts are its own, as serving lists them."""
+
+    model: ModelName
+    subject: Annotated[Text, Field(min_length=1, max_length=256)]
+    answers: tuple[Identifier, ...] = Field((), max_length=10_000)
+
+
+def make_erasure_api(forgetting: Forgetting) -> APIRouter:
+    router = APIRouter(tags=["subjects"])
+
+    @router.post("/subjects/erase")
+    async def erase(body: ForgetRequest, caller: Admin) -> Json:
+        """No dataset that is made from now on has what the subject said; `datasets` are those that do have some of it."""
+        found = await forgetting.forget(body.model, body.subject, body.answers, caller.subject)
+        return {"rows": found.rows, "datasets": list(found.datasets)}
+
+    return router
 
 
 def make_api(service: DataService, settings: Settings, comparer: Comparer) -> APIRouter:

@@ -2,9 +2,10 @@
 
 from fastapi import FastAPI
 
-from services.data.api import make_api
+from services.data.api import make_api, make_erasure_api
 from services.data.builder import Builder
 from services.data.comparer import Comparer
+from services.data.erasure import Forgetting
 from services.data.handlers import make_handlers
 from services.data.service import BUILD_JOB, DataService
 from services.data.settings import Settings
@@ -35,7 +36,10 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "data", [make_handlers(service)]),
-        api=[make_api(service, settings, Comparer(db, objects, clock, settings.scratch))],
+        api=[
+            make_api(service, settings, Comparer(db, objects, clock, settings.scratch)),
+            make_erasure_api(Forgetting(db, objects, clock)),
+        ],
         jobs=jobs,
         background=[("waker", Waker(db, service, settings.wake_seconds).run)],
         store=objects,

@@ -50,6 +50,7 @@ class Plan:
     format: str | None = None
     parents: tuple[str, ...] = ()
     labels: Chosen = field(default_factory=lambda: Chosen([], [], []))
+    erased: frozenset[bytes] = frozenset()
 
 
 class Builder:
@@ -96,18 +97,18 @@ class Builder:
         declared = await store.declared(build.model)
         if declared is None:
             raise Invalid("The model is not declared.", "Declare it: driftwheel apply POLICY.yaml")
-        policy = declared.parsed()
+        policy, erased = declared.parsed(), await store.erased(build.model)
         if not build.drift_id:
             files = [file for file_id in build.files if (file := await store.file(file_id))]
-            return Plan(build.id, build.model, policy.data, files, build.format)
+            return Plan(build.id, build.model, policy.data, files, build.format, erased=erased)
         parent = await store.parent(build)
         labels = choose(await store.labels(build.model, parent), policy.retrain.max_rows_per_subject)
-        return Plan(build.id, build.model, policy.data, parents=(parent,), labels=labels)
+        return Plan(build.id, build.model, policy.data, parents=(parent,), labels=labels, erased=erased)
 
     async def _write(self, plan: Plan, tally: Tally, folder: Path) -> None:
         """The three split files in `folder`; counts in `tally`."""
         rows = await self._uploads(plan, folder) if plan.files else await self._retraining(plan, folder)
-        await asyncio.to_thread(self._run_pipeline, rows, plan.policy, tally, folder)
+        await asyncio.to_thread(self._run_pipeline, rows, plan, tally, folder)
 
     async def _uploads(self, plan: Plan, folder: Path) -> Iterator[Placed | Reject]:
         parts = []
@@ -140,12 +141,10 @@ class Builder:
             sources.refused(plan.labels.refused),
         )
 
-    def _run_pipeline(
-        self, rows: Iterable[Placed | Reject], policy: DataPolicy, tally: Tally, folder: Path
-    ) -> None:
+    def _run_pipeline(self, rows: Iterable[Placed | Reject], plan: Plan, tally: Tally, folder: Path) -> None:
         self._tokens = self._tokens or Tokens(self._settings.base_model)
-        checks = pipeline.rules(policy, self._tokens)
-        kept = pipeline.run(rows, checks, policy.max_own_share, tally, self._settings.max_rows)
+        checks = pipeline.rules(plan.policy, self._tokens, plan.erased)
+        kept = pipeline.run(rows, checks, plan.policy.max_own_share, tally, self._settings.max_rows)
         lengths = Lengths(self._tokens)
         write(lengths.watch(kept), folder)
         tally.lengths = lengths.view()

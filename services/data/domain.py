@@ -150,6 +150,24 @@ class Comparison(Table, table=True):
     created_at: datetime = Field(sa_type=DateTime(timezone=True))
 
 
+class Erased(Table, table=True):
+    """A prompt that no dataset of the model may have any more, by the hash that the pipeline knows prompts by."""
+
+    model: str = Field(primary_key=True)
+    prompt: bytes = Field(primary_key=True)
+
+
+class Erasure(Table, table=True):
+    """Somebody asked for a subject to be forgotten; rows are only ever added."""
+
+    id: str = Field(primary_key=True)
+    model: str
+    subject_sha256: str
+    asked_by: str
+    at: datetime = Field(sa_type=DateTime(timezone=True))
+    rows: int
+
+
 class Provenance(NamedTuple):
     """What a build was made from and because of."""
 

@@ -4,7 +4,7 @@ parse -> check (first rule that refuses names the reason) -> deduplicate and spl
 A `Reject` passes through all stages untouched; in the end read = kept + sum of dropped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -132,12 +132,22 @@ def unforged(control: Sequence[str]) -> Check:
     return check
 
 
-def rules(policy: DataPolicy, tokens: TokenCounter) -> list[Check]:
+def remembered(erased: Collection[bytes]) -> Check:
+    """No prompt that somebody has taken back."""
+
+    def check(messages: Sequence[Turn]) -> Reason | None:
+        return "erased" if erased and marks(list(messages)).prompt in erased else None
+
+    return check
+
+
+def rules(policy: DataPolicy, tokens: TokenCounter, erased: Collection[bytes] = frozenset()) -> list[Check]:
     """Every check of a single row, cheapest first; each relies on those before it."""
     return [
         conversational,
         filled,
         storable,
+        remembered(erased),
         unforged(tokens.control),
         sized(policy),
         lambda messages: None if tokens.fits(messages, policy.max_tokens) else "too_many_tokens",
@@ -160,7 +170,7 @@ def check(items: Iterable[Placed | Reject], checks: Sequence[Check]) -> Iterator
         if isinstance(item, Placed):
             reason = next((found for rule in checks if (found := rule(item.row.messages))), None)
             if reason:
-                yield refuse(item, reason)
+                yield Reject(reason, item.place, "") if reason == "erased" else refuse(item, reason)
                 continue
         yield item
 

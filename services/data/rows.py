@@ -26,6 +26,7 @@ Reason = Literal[
     "own_answer_cap",
     "author_cap",
     "text_missing",
+    "erased",
 ]
 """Why a row is dropped; exactly one per dropped row. The first rule that refuses it names it."""
 

@@ -23,7 +23,7 @@ from services.data.domain import (
 from services.data.formats import FORMATS
 from services.data.store import Store
 from services.data.upload import Received
-from shared.artifacts.corrections import keep
+from shared.artifacts.corrections import FOREIGN_CORRECTIONS, keep
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Invalid, NotFound
 from shared.contracts.events import (
@@ -170,7 +170,7 @@ class DataService:
             for event in reversed(events)  # of one id the first counts
             if event.corrected is not None and event.correction is None
         }
-        moved = await keep(self._objects, inline)
+        moved = await keep(self._objects, inline, FOREIGN_CORRECTIONS)
         times = [cause.time for cause in work.causes] or [self._clock.now()] * len(events)
         rows = [
             Feedback(

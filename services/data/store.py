@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import func, text, tuple_
+from sqlalchemy import case, func, or_, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import defer
-from sqlmodel import col, select
+from sqlmodel import col, delete, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from services.data.domain import (
@@ -15,6 +15,7 @@ from services.data.domain import (
     Dataset,
     Declared,
     Drift,
+    Erased,
     Feedback,
     Labelled,
     Prediction,
@@ -193,6 +194,55 @@ class Store:
         """The same labels, counted by author."""
         rows = await self._session.execute(text(_LABELS + _VOICES), {"model": model, "digest": digest})
         return [Voices(*row) for row in rows]
+
+    async def places(self, model: str, answers: Sequence[str]) -> list[Labelled]:
+        """Where the texts of these answers are."""
+        found = select(Prediction).where(Prediction.model == model, col(Prediction.answer_id).in_(answers))
+        rows = (await self._session.exec(found)).all()
+        return [Labelled(row.answer_id, "", row.key, row.line, None, "") for row in rows]
+
+    async def judgements_of(self, model: str, subject: str, answers: Sequence[str]) -> list[Feedback]:
+        """Judgements by a subject, or of these answers."""
+        query = select(Feedback).where(
+            Feedback.model == model, or_(col(Feedback.actor) == subject, col(Feedback.answer_id).in_(answers))
+        )
+        return list((await self._session.exec(query)).all())
+
+    async def taken_in_by(self, feedback_ids: Sequence[str]) -> list[str]:
+        """Digests of the datasets that have rows of these judgements."""
+        query = select(Used.digest).where(col(Used.feedback_id).in_(feedback_ids)).distinct()
+        return sorted((await self._session.exec(query)).all())
+
+    async def forget(
+        self, model: str, subject: str, answers: Sequence[str], prompts: Collection[bytes]
+    ) -> int:
+        """Keep these prompts out of datasets, and let no row refer to what a subject said; returns how many did."""
+        if prompts:
+            rows = [{"model": model, "prompt": prompt} for prompt in prompts]
+            await self._session.execute(insert(Erased).on_conflict_do_nothing(), rows)
+        gone = await self._session.execute(
+            delete(Prediction).where(col(Prediction.model) == model, col(Prediction.answer_id).in_(answers))
+        )
+        theirs = or_(col(Feedback.actor) == subject, col(Feedback.answer_id).in_(answers))
+        words = await self._session.execute(
+            update(Feedback)
+            .where(col(Feedback.model) == model, theirs)
+            .values(
+                correction=None,
+                corrected=None,
+                actor=case((col(Feedback.actor) == subject, "erased"), else_=col(Feedback.actor)),
+            )
+        )
+        return int(gone.rowcount + words.rowcount)  # type: ignore[attr-defined]
+
+    async def with_rejects(self, model: str) -> Sequence[Build]:
+        """Builds that quote rows they left out."""
+        query = select(Build).where(Build.model == model, col(Build.rejects) != text("'[]'::jsonb"))
+        return (await self._session.exec(query.with_for_update())).all()
+
+    async def erased(self, model: str) -> frozenset[bytes]:
+        """Prompts that no dataset may have."""
+        return frozenset((await self._session.exec(select(Erased.prompt).where(Erased.model == model))).all())
 
     async def use(self, digest: str, parents: Sequence[str], feedback_ids: Sequence[str]) -> None:
         """Remember what a dataset has taken in, its parents' share included."""

@@ -6,6 +6,8 @@ from services.serving.admission import BaseSpec
 from services.serving.api import make_api
 from services.serving.controller import Controller
 from services.serving.engines import ENGINES
+from services.serving.erasing import make_erasure_api
+from services.serving.erasure import Eraser
 from services.serving.gateway import Gateway
 from services.serving.handlers import make_handlers
 from services.serving.judgements import Judgements
@@ -60,6 +62,8 @@ def create_app(settings: Settings) -> FastAPI:
     reconciler = Reconciler(settings, engine, objects, db, service, live, BaseSpec.read(settings.base_model))
     refresher = Refresher(db, live, LastKnown(settings.state_folder), settings.poll_seconds)
 
+    eraser = Eraser(db, objects, clock)
+
     async def problems() -> list[str]:
         return live.problems()
 
@@ -68,7 +72,10 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         db=db,
         broker=make_broker(settings, db, "serving", [make_handlers(service)]),
-        api=[make_api(service, Gateway(settings, live, upstream, predictions, clock), live, judgements)],
+        api=[
+            make_api(service, Gateway(settings, live, upstream, predictions, clock), live, judgements),
+            make_erasure_api(eraser),
+        ],
         background=[
             ("refresher", refresher.run),
             ("reconciler", reconciler.run),
@@ -76,6 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
             ("rollouts", Controller(db, rollouts, live, settings.rollout_seconds).run),
             ("predictions", predictions.run),
             ("feedback", judgements.run),
+            ("erasures", eraser.run),
             ("upstream", upstream.keep),
         ],
         store=objects,

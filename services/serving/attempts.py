@@ -1,5 +1,6 @@
 """One request and the attempts to answer it; what an attempt leaves in the prediction log."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ class Asked:
     parsed: ChatRequest | CompletionRequest
     model: str
     cause: Envelope
+    subject: str = ""
 
 
 class Attempt:
@@ -68,4 +70,9 @@ def served(
     if answer and outcome == "ok":
         messages = attempt.asked.parsed.conversation()
         line = text_line(attempt.answer_id, attempt.asked.model, messages, answer.text)
-    return Served(event, attempt.asked.cause, line)
+    asked = attempt.asked
+    return Served(event, asked.cause, line, _digest(asked.subject), _digest(asked.parsed.user))
+
+
+def _digest(name: str | None) -> str | None:
+    return hashlib.sha256(name.encode()).hexdigest() if name else None

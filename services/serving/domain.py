@@ -144,7 +144,10 @@ class Change(Table, table=True):
 
 
 class Prediction(Table, table=True):
-    """One answer; its text is line `line` of the object `object_key`."""
+    """One answer; its text is line `line` of the object `object_key`, unless it was erased.
+
+    The digests are of who asked: of the token's subject, and of the end user that the request names.
+    """
 
     __tablename__ = "prediction"
     __table_args__ = (Index("prediction_rollout", "rollout_id", "arm", "served_at"),)
@@ -158,6 +161,21 @@ class Prediction(Table, table=True):
     outcome: str
     object_key: str | None = None
     line: int | None = None
+    subject_sha256: str | None = None
+    user_sha256: str | None = None
+
+
+class Erasure(Table, table=True):
+    """Somebody asked for the texts of a subject to be erased; rows are only ever added, and their counts rise."""
+
+    __tablename__ = "erasure"
+    id: str = Field(primary_key=True)
+    model: str
+    subject_sha256: str
+    asked_by: str
+    at: datetime = Field(sa_column=_timestamp())
+    predictions: int = 0
+    corrections: int = 0
 
 
 class Feedback(Table, table=True):

@@ -50,7 +50,7 @@ class Gateway:
         parsed = parse(kind, body, self._settings.max_answer_tokens)
         choice = self._live.table.choose(parsed.model, caller.subject, parsed.user or "")
         caller.demand("chat", choice.model)
-        asked = Asked(kind, body, parsed, choice.model, cause_of(request))
+        asked = Asked(kind, body, parsed, choice.model, cause_of(request), caller.subject)
         if self._in_flight >= self._settings.max_in_flight:
             metrics.SHED.labels("request").inc()
             raise Overloaded("Too many requests are being answered.", "Try again in a moment.")

@@ -36,17 +36,21 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One answer. `line` is its text as JSON; failed answers have none."""
+    """One answer. `line` is its text as JSON; failed answers have none. The digests are of who asked."""
 
     event: PredictionServed
     cause: Envelope
     line: bytes | None = None
+    subject_sha256: str | None = None
+    user_sha256: str | None = None
 
     def pack(self) -> bytes:
         record = {
             "event": self.event.model_dump(mode="json"),
             "cause": self.cause.to_json(),
             "line": self.line.decode() if self.line is not None else None,
+            "subject": self.subject_sha256,
+            "user": self.user_sha256,
         }
         return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -57,7 +61,8 @@ class Served:
             found = json.loads(record)
             line = found["line"].encode() if found["line"] is not None else None
             event = PredictionServed.model_validate(found["event"])
-            return cls(event, Envelope.from_json(found["cause"]), line)
+            cause = Envelope.from_json(found["cause"])
+            return cls(event, cause, line, found.get("subject"), found.get("user"))
         except (KeyError, TypeError, AttributeError, ValidationError) as error:
             raise ValueError(type(error).__name__) from error
 
@@ -146,7 +151,8 @@ class PredictionLog:
             number += text is not None
             events.append((served.event.model_copy(update={"text": text}), served.cause))
         async with self._db.unit_of_work() as work:
-            new = await store.add_predictions(work, [_row(event) for event, _ in events])
+            rows = [_row(event, one) for (event, _), one in zip(events, batch, strict=True)]
+            new = await store.add_predictions(work, rows)
             for event, cause in events:
                 if event.answer_id in new:
                     work.cause = cause
@@ -173,7 +179,7 @@ def _read(segment: Segment) -> list[Served]:
     return found
 
 
-def _row(event: PredictionServed) -> Prediction:
+def _row(event: PredictionServed, served: Served) -> Prediction:
     return Prediction(
         answer_id=event.answer_id,
         model=event.model,
@@ -185,4 +191,6 @@ def _row(event: PredictionServed) -> Prediction:
         outcome=event.outcome,
         object_key=event.text.key if event.text else None,
         line=event.text.line if event.text else None,
+        subject_sha256=served.subject_sha256,
+        user_sha256=served.user_sha256,
     )

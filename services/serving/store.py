@@ -1,10 +1,11 @@
 """The only SQL of serving."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import CursorResult, Executable, or_, tuple_
+from sqlalchemy import CursorResult, Executable, func, or_, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import defer
 from sqlmodel import col, delete, select, update
@@ -12,6 +13,7 @@ from sqlmodel import col, delete, select, update
 from services.serving.domain import (
     Adapter,
     Change,
+    Erasure,
     Feedback,
     LogicalModel,
     PendingFeedback,
@@ -172,6 +174,95 @@ async def prediction_model(work: UnitOfWork, answer_id: str) -> str | None:
     return (
         await work.session.exec(select(Prediction.model).where(Prediction.answer_id == answer_id))
     ).one_or_none()
+
+
+class Erasable(NamedTuple):
+    """What is left of a subject: rows of answers with a text, and judgements with words."""
+
+    lines: Sequence[Prediction]
+    corrections: Sequence[Feedback]
+
+    @property
+    def answers(self) -> list[str]:
+        return [row.answer_id for row in self.lines]
+
+
+async def erasable(
+    work: UnitOfWork,
+    model: str,
+    subject: str,
+    until: datetime,
+    limit: int,
+    since: datetime | None = None,
+) -> Erasable:
+    """Of a subject (its SHA-256), oldest first: of questions it asked, and of judgements by it or on their answers."""
+    asked = or_(col(Prediction.subject_sha256) == subject, col(Prediction.user_sha256) == subject)
+    lines = select(Prediction).where(Prediction.model == model, asked, Prediction.served_at <= until)
+    lines = lines.where(col(Prediction.object_key).is_not(None))
+    judge = func.encode(func.sha256(func.convert_to(Feedback.actor, "UTF8")), "hex")
+    answers = select(Prediction.answer_id).where(Prediction.model == model, asked)
+    words = select(Feedback).where(
+        Feedback.model == model,
+        Feedback.recorded_at <= until,
+        or_(col(Feedback.correction).is_not(None), col(Feedback.corrected).is_not(None)),
+        or_(judge == subject, col(Feedback.answer_id).in_(answers)),
+    )
+    if since is not None:  # our ids begin with their time, so the index on them serves
+        lines = lines.where(col(Prediction.answer_id) >= id_from(since))
+        words = words.where(Feedback.recorded_at >= since)
+    return Erasable(
+        (await work.session.exec(lines.order_by(col(Prediction.answer_id)).limit(limit))).all(),
+        (await work.session.exec(words.order_by(col(Feedback.feedback_id)).limit(limit))).all(),
+    )
+
+
+def id_from(at: datetime) -> str:
+    """The first id that can have been made then. Source: RFC 9562, section 5.7."""
+    digits = f"{int(at.timestamp() * 1_000):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+async def lock_erasures(work: UnitOfWork) -> None:
+    """One at a time: two would each write an object without the other's blanks."""
+    await work.execute("SELECT pg_advisory_xact_lock(hashtextextended('serving.erasure', 0))")
+
+
+async def add_erasure(
+    work: UnitOfWork, erasure_id: str, model: str, subject: str, asked_by: str, at: datetime
+) -> None:
+    row = Erasure(id=erasure_id, model=model, subject_sha256=subject, asked_by=asked_by, at=at)
+    work.session.add(row)
+
+
+async def erasures_since(work: UnitOfWork, at: datetime) -> list[tuple[str, str, str, datetime]]:
+    """Id, model, subject and time of each, oldest first."""
+    found = await work.session.exec(
+        select(Erasure).where(Erasure.at >= at).order_by(col(Erasure.at), col(Erasure.id))
+    )
+    return [(row.id, row.model, row.subject_sha256, row.at) for row in found.all()]
+
+
+async def mark_erased(
+    work: UnitOfWork,
+    erasure_id: str,
+    subject: str,
+    lines: Sequence[Prediction],
+    words: Sequence[Feedback],
+) -> None:
+    for line in lines:
+        line.object_key = line.line = None
+    for word in words:
+        word.correction = word.corrected = None
+        if hashlib.sha256(word.actor.encode()).hexdigest() == subject:
+            word.actor = "erased"
+    counts = update(Erasure).where(col(Erasure.id) == erasure_id)
+    await _run(
+        work,
+        counts.values(
+            predictions=col(Erasure.predictions) + len(lines),
+            corrections=col(Erasure.corrections) + len(words),
+        ),
+    )
 
 
 async def add_feedback(work: UnitOfWork, feedback: Feedback) -> Feedback:

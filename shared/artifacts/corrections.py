@@ -15,19 +15,23 @@ from shared.contracts.errors import NotFound
 from shared.contracts.events import CorrectionRef
 
 CORRECTIONS = "corrections"
+FOREIGN_CORRECTIONS = "foreign-corrections"
+"""Those that other systems wrote into their events: moved by data, as each bucket has one writer."""
 _AT_ONCE = 16
 
 
-def correction(feedback_id: str, text: str) -> tuple[CorrectionRef, bytes]:
+def correction(feedback_id: str, text: str, bucket: str = CORRECTIONS) -> tuple[CorrectionRef, bytes]:
     """Where the correction of a judgement lies, and what is written there. The same for the same words."""
     document = {"feedback_id": feedback_id, "corrected": text}
     content = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
     digest = hashlib.sha256(content).hexdigest()
     key = f"sha256/{digest[:2]}/{digest}.json"
-    return CorrectionRef(bucket=CORRECTIONS, key=key, sha256=digest, bytes=len(content)), content
+    return CorrectionRef(bucket=bucket, key=key, sha256=digest, bytes=len(content)), content
 
 
-async def keep(objects: ObjectStore, texts: Mapping[str, str]) -> dict[str, CorrectionRef]:
+async def keep(
+    objects: ObjectStore, texts: Mapping[str, str], bucket: str = CORRECTIONS
+) -> dict[str, CorrectionRef]:
     """Write corrections, by the id of their judgement. Again the same changes nothing.
 
     Raises:
@@ -36,9 +40,9 @@ async def keep(objects: ObjectStore, texts: Mapping[str, str]) -> dict[str, Corr
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def one(feedback_id: str, text: str) -> CorrectionRef:
-        ref, content = correction(feedback_id, text)
+        ref, content = correction(feedback_id, text, bucket)
         async with slots:
-            await objects.create(CORRECTIONS, ref.key, content)
+            await objects.create(bucket, ref.key, content)
         return ref
 
     refs = await asyncio.gather(*(one(feedback_id, text) for feedback_id, text in texts.items()))
@@ -48,17 +52,17 @@ async def keep(objects: ObjectStore, texts: Mapping[str, str]) -> dict[str, Corr
 async def read(objects: ObjectStore, refs: Iterable[CorrectionRef]) -> dict[str, str]:
     """The texts of corrections, by their digest. What is gone, or is not what its digest says, is left out.
 
-    Only the bucket of corrections is read, whatever a reference may name. Raises Unavailable.
+    Only the buckets of corrections are read, whatever a reference may name. Raises Unavailable.
     """
     slots = asyncio.Semaphore(_AT_ONCE)
 
     async def one(ref: CorrectionRef) -> tuple[str, str] | None:
         with suppress(NotFound, ValueError, KeyError, TypeError):
             async with slots:
-                content = await objects.get(CORRECTIONS, ref.key)
+                content = await objects.get(ref.bucket, ref.key)
             if hashlib.sha256(content).hexdigest() == ref.sha256:
                 return ref.sha256, str(json.loads(content)["corrected"])
         return None
 
-    wanted = {ref.sha256: ref for ref in refs if ref.bucket == CORRECTIONS}
+    wanted = {ref.sha256: ref for ref in refs if ref.bucket in (CORRECTIONS, FOREIGN_CORRECTIONS)}
     return dict(found for found in await asyncio.gather(*map(one, wanted.values())) if found)

@@ -91,7 +91,7 @@ def policy() -> dict[str, object]:
         "min_feedback": 20,
         "max_quality_loss": 0.2,
     }
-    document["retrain"] = {"cooldown_seconds": 600, "min_corrected": 90}
+    document["retrain"] = {"cooldown_seconds": 600, "min_corrected": 90, "max_rows_per_subject": 1.0}
     return document
 
 

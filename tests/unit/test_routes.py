@@ -150,6 +150,7 @@ OF_EVERY_MODEL = {
     ("POST", "/replay"),
     ("POST", "/restatements"),
     ("GET", "/stories"),
+    ("POST", "/subjects/erase"),
     ("GET", "/trace/{any_id:path}"),
     ("GET", "/v1/files"),
     ("GET", "/v1/files/{file_id}"),

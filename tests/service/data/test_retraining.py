@@ -121,7 +121,7 @@ async def test_lowering_the_bar_starts_what_waits(running: World, champion: str)
     answers = await Traffic(running).serve(NEW[:2])
     await running.tell(*answers, *(feedback(answer, "new topic") for answer in answers), drift(champion))
     assert (await drift_build(running))["state"] == "waiting"
-    await running.declare(revision=2, retrain=RetrainGovernor(min_corrected=2))
+    await running.declare(revision=2, retrain=RetrainGovernor(min_corrected=2, max_rows_per_subject=1))
     assert (await finished(running))["state"] == "ready"
 
 
@@ -378,7 +378,7 @@ async def test_builds_are_listed_by_model(running: World, champion: str) -> None
 
 async def test_what_people_say_looks_at_no_history_while_a_retraining_waits(world: World) -> None:
     """The cost of an event must not grow with the labels there are: only the timer counts them."""
-    await world.declare(retrain=RetrainGovernor(min_corrected=50))
+    await world.declare(retrain=RetrainGovernor(min_corrected=50, max_rows_per_subject=1))
     traffic = Traffic(world)
     answers = await traffic.serve([f"prompt {n}" for n in range(20)])
     await world.tell(*answers, drift("d" * 64))
@@ -399,7 +399,7 @@ async def test_what_people_say_looks_at_no_history_while_a_retraining_waits(worl
 
 
 async def test_a_newer_drift_takes_the_place_of_one_that_waits(world: World) -> None:
-    await world.declare(retrain=RetrainGovernor(min_corrected=50))
+    await world.declare(retrain=RetrainGovernor(min_corrected=50, max_rows_per_subject=1))
     await world.tell(drift("d" * 64, "drift-1"), drift("d" * 64, "drift-2"))
     newest, older = await world.builds()
     assert (newest["state"], older["state"]) == ("waiting", "superseded")
@@ -448,3 +448,38 @@ async def test_a_correction_inside_a_foreign_event_is_moved_to_the_store(world: 
     assert "4000" not in told
     found = await read(world.objects, [CorrectionRef.model_validate(ref)])
     assert list(found.values()) == ["my card number is 4000 1234"], "of one id the first counts"
+    body = {"model": MODEL, "subject": "agent-1", "answers": []}
+    assert (await world.http.post("/subjects/erase", json=body)).json()["rows"] == 1
+    assert await read(world.objects, [CorrectionRef.model_validate(ref)]) == {}
+
+
+async def test_what_was_taken_back_is_in_no_dataset_made_afterwards(running: World, champion: str) -> None:
+    """Not by its own row, and not by way of the dataset that is built upon."""
+    answers = await Traffic(running).serve(NEW)
+    await running.tell(*answers, *(feedback(answer, "new topic") for answer in answers))
+    await running.tell(drift(champion))
+    first = await finished(running)
+    assert first["state"] == "ready", first["detail"]
+    mine = [answers[0].answer_id, answers[1].answer_id]
+    body = {"model": MODEL, "subject": "ann", "answers": mine}
+    done = (await running.http.post("/subjects/erase", json=body)).json()
+    assert done == {"rows": 4, "datasets": [first["digest"]]}
+    again = (await running.http.post("/subjects/erase", json=body)).json()
+    assert again["datasets"] == [first["digest"]]
+
+    await running.tell(promoted(first["digest"], sequence=2, version=2))
+    later = await Traffic(running).serve(
+        ["Something else 1?", "Something else 2?", "Something else 3?"], prefix="b"
+    )
+    await running.tell(*later, *(feedback(answer, "other") for answer in later))
+    await running.tell(drift(first["digest"], "drift-2"))
+    second = await finished(running, "drift-2")
+    assert second["state"] == "ready", second["detail"]
+    assert second["dropped"] == {"erased": 2}
+    prompts = {asked(row) for rows in (await all_rows(running, second["digest"])).values() for row in rows}
+    assert not {NEW[0], NEW[1]} & prompts
+    assert NEW[2] in prompts
+    assert NEW[0] not in str(second["rejects"])
+    async with running.db.unit_of_work() as work:
+        rows = await work.execute("SELECT asked_by, rows FROM erasure ORDER BY at, id")
+        assert [row.asked_by for row in rows] == ["tester", "tester"]

@@ -202,7 +202,8 @@ async def test_while_the_store_is_away_a_correction_waits_on_disk_and_no_event_i
     objects = Away(s3.endpoint, *s3.key("serving"))
     story = Story.begin(db, objects)
     async with db.unit_of_work() as work:
-        await store.add_predictions(work, [_row(served().event.model_copy(update={"answer_id": "a-1"}))])
+        one = served()
+        await store.add_predictions(work, [_row(one.event.model_copy(update={"answer_id": "a-1"}), one)])
     judgements = story.judgements()
     assert isinstance(await judgements.take(judged("a-1", 0, SECRET)), Accepted)
     assert isinstance(await judgements.take(judged("a-1", 1, None, "bob")), Feedback), (
@@ -239,7 +240,7 @@ async def test_a_judgement_that_waits_reaches_no_model_that_its_token_did_not(
     mine = replace(judged(one.event.answer_id, 0), models=("other",))
     theirs = replace(judged(one.event.answer_id, 1, None, "bob"), models=("support",))
     assert isinstance(await other.judgements().take(mine), PendingFeedback)
-    away = Judgements(story.service, nowhere(), objects, waiting := spool(), 2, 3_600)
+    away = Judgements(other.service, nowhere(), objects, waiting := spool(), 2, 3_600)
     for one_of_both in (replace(mine, actor="carl"), theirs):
         assert isinstance(await away.take(one_of_both), Accepted)
     await story.log.flush()
