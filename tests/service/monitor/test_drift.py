@@ -239,13 +239,6 @@ async def test_rollouts_only_move_forward(world: World) -> None:
     assert await state() == ("completed", 3)
 
 
-async def test_a_time_without_zone_is_utc(world: World) -> None:
-    naive = events.NOON.replace(tzinfo=None)
-    await world.tell(*(served(f"n-{n}", served_at=naive) for n in range(events.WINDOW)))
-    await world.look()
-    assert (await world.windows())[0]["started_at"].startswith("2026-01-01T12:00:00")
-
-
 async def test_old_answers_are_forgotten(world: World) -> None:
     await world.tell(served("old"), scored(served("old"), 1.0))
     world.later(91 * 86_400)
