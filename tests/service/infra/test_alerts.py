@@ -16,7 +16,11 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra import prometheus
+from infra.local import credentials
 from infra.local.credentials import SERVICES
+from shared.artifacts.signing import FileSigner
+from shared.delivery.outbox import outgoing
+from tests.kit import caused
 from tests.loop import Platform, until
 from tests.promql import FROM_PROMETHEUS, Vocabulary
 from tests.service.infra.conftest import Watched
@@ -78,8 +82,8 @@ async def scrapes(watched: Watched) -> dict[str, Scrape]:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
     for stream in (False, True):
         await until_answered(platform, body | {"stream": stream})
-    with psycopg.connect(site.database_url("trainer")) as connection:
-        connection.execute(
+    with psycopg.connect(site.database_url("trainer")) as database:
+        database.execute(
             "INSERT INTO run (id, model, dataset_digest, recipe_hash, base_digest, round, recipe, state, reason, why, "
             "priority, budget, device_hour, currency, labels, attempt, fruitless, step, total_steps, loss, tokens, "
             "device_seconds, curve, sequence, created_by, created_at) "
@@ -87,15 +91,15 @@ async def scrapes(watched: Watched) -> dict[str, Scrape]:
             "'[]', 0, 'tester', now())",
             [MODEL],
         )
-        connection.execute(
+        database.execute(
             "SELECT procrastinate_defer_jobs_v1(ARRAY[ROW('default', 'train', 0, NULL, NULL, '{}', NULL)"
             "::procrastinate_job_to_defer_v1])"
         )
     event = promoted("d" * 64, model=MODEL)
-    async with AIOKafkaProducer(**connection(watched.stack.site.kafka("admin"))) as producer:
-        await producer.send_and_wait(
-            event.topic, event.model_dump_json().encode(), key=event.partition_key().encode()
-        )
+    registry = FileSigner(watched.stack.home / "secrets" / credentials.REGISTRY_KEY)
+    sent = outgoing(event, caused(event), signer=registry)
+    async with AIOKafkaProducer(**connection(site.kafka("admin"))) as producer:
+        await producer.send_and_wait(sent.topic, sent.body, sent.key, headers=sent.headers)
 
     def scraped(service: str) -> str:
         return httpx2.get(f"{site.url(service)}/metrics").text

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -9,11 +10,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from joserfc.jwk import OKPKey
 
+from infra.local.credentials import REGISTRY_KEY
 from infra.local.stack import Stack
 from shared.artifacts.objects import S3Objects
+from shared.artifacts.signing import FileSigner
 from shared.contracts.events import Event
+from shared.delivery.outbox import Outgoing, outgoing
 from shared.http.tokens import mint
 from tests.conftest import KafkaBroker
+from tests.kit import caused
 from tests.loop import Platform, until
 from tests.service.monitor import events
 from tests.service.monitor.conftest import TRAVEL, log_texts, prompts
@@ -23,23 +28,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1_800)]
 MODEL = "killed"
 
 
-async def told(client: dict[str, Any], messages: list[tuple[str, bytes, bytes]]) -> None:
-    producer = AIOKafkaProducer(**client)
-    await producer.start()
-    try:
-        for number, (topic, key, value) in enumerate(messages):
-            headers = [
-                ("ce_id", f"{MODEL}-{number}".encode()),
-                ("ce_type", f"{topic}.v1".encode()),
-                ("ce_source", b"/test"),
-            ]
-            await producer.send_and_wait(topic, value, key=key, headers=headers)
-    finally:
-        await producer.stop()
-
-
-def message(event: Event) -> tuple[str, bytes, bytes]:
-    return event.topic, event.partition_key().encode(), event.model_dump_json().encode()
+async def told(client: dict[str, Any], messages: list[Outgoing]) -> None:
+    async with AIOKafkaProducer(**client) as producer:
+        for one in messages:
+            await producer.send_and_wait(one.topic, one.body, one.key, headers=one.headers)
 
 
 async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
@@ -49,10 +41,16 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
     ids = [f"{MODEL}-{n}" for n in range(events.WINDOW)]
     places = await log_texts(admin_objects, ids, random.Random(1).sample(prompts(TRAVEL), events.WINDOW))
     answers = [served(i, place, model=MODEL) for i, place in zip(ids, places, strict=True)]
-    poison = served(f"{MODEL}-nan", model=MODEL).model_dump(mode="json") | {"latency_ms": float("nan")}
+    registry = FileSigner(stack.home / "secrets" / REGISTRY_KEY)
+
+    def message(event: Event) -> Outgoing:
+        return outgoing(event, caused(event), signer=registry)
+
+    sound = served(f"{MODEL}-nan", model=MODEL)
+    poison = json.dumps(sound.model_dump(mode="json") | {"latency_ms": float("nan")}).encode()
     messages = [
         *(message(scored(answer, 0.0)) for answer in answers),
-        ("prediction.served", f"{MODEL}-nan".encode(), json.dumps(poison).encode()),
+        replace(message(sound), body=poison),
         *(message(answer) for answer in answers),
         message(promoted(dataset, model=MODEL)),
         message(declared(model=MODEL)),
@@ -94,7 +92,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
 
     async def all_read() -> bool:
         return all(
-            [await caught_up(kafka.client("monitor"), topic) for topic in {topic for topic, _, _ in messages}]
+            [await caught_up(kafka.client("monitor"), topic) for topic in {one.topic for one in messages}]
         )
 
     await until(all_read, "all that was told twice to be read", 300)

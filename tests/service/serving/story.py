@@ -107,7 +107,9 @@ class Story:
             self.live.see(await store.snapshot(work))
 
     async def ticks(self, seconds: float = 0) -> None:
+        """The controller's turn, on what the process has seen by then."""
         self.clock.advance(timedelta(seconds=seconds))
+        await self.looks()
         await self.controller.tick()
         await self.looks()
 
