@@ -19,6 +19,7 @@ from infra import prometheus
 from infra.local import credentials
 from infra.local.credentials import SERVICES
 from shared.artifacts.signing import FileSigner
+from shared.delivery.kafka import connection
 from shared.delivery.outbox import outgoing
 from tests.kit import caused
 from tests.loop import Platform, until
