@@ -17,6 +17,7 @@ from shared.contracts.errors import Conflict, NotFound
 from shared.contracts.events import RolloutChanged
 from shared.contracts.policy import Ramp
 from shared.delivery.unit_of_work import Database
+from tests.kit import until
 from tests.service.serving.conftest import sent
 from tests.service.serving.story import RAMP, Story, approved, declared, engine_name, promoted
 
@@ -320,11 +321,15 @@ async def test_nobody_waits_while_answers_are_counted(story: Story) -> None:
     async with story.db.unit_of_work() as blocking:
         await blocking.execute("LOCK TABLE prediction IN ACCESS EXCLUSIVE MODE")
         counting = asyncio.ensure_future(story.controller.tick())
-        async with story.db.unit_of_work() as work:
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            async with asyncio.timeout(60):
-                while not (await work.execute(waiting)).scalar():
-                    await asyncio.sleep(0.01)
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+        async def counts() -> bool:
+            async with (
+                story.db.unit_of_work() as work
+            ):  # within one, PostgreSQL would show the same state for ever
+                return bool((await work.execute(waiting)).scalar())
+
+        await until(counts)
         async with asyncio.timeout(60), story.db.unit_of_work() as work:
             await story.service.abort(work, rollout.id, "smells", "ann")
         assert not counting.done()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ class Mortal:
         self._after = after
 
     def __getattr__(self, name: str) -> Any:
+        if not iscoroutinefunction(getattr(self._objects, name)):
+            return getattr(self._objects, name)  # a stream
+
         async def call(bucket: str, key: str, *args: Any) -> Any:
             self._left -= self._counts(name, bucket, key)
             if self._left == 0 and not self._after:
