@@ -3,9 +3,10 @@ looks into its database."""
 
 import asyncio
 import json
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,3 +148,10 @@ async def deferred(db: Database) -> list[tuple[str, str]]:
     async with db.unit_of_work() as work:
         rows = await work.execute("SELECT task_name, lock FROM procrastinate_jobs ORDER BY id")
         return [(name, lock) for name, lock in rows]
+
+
+@contextmanager
+def silent_store() -> Iterator[str]:
+    """The endpoint of a store that takes every connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from shared.contracts.text import Json
+
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _FAST = 10
 
@@ -87,3 +89,14 @@ def size(count: float | None) -> str:
             return f"{count:.0f} {unit}" if count >= _FAST or unit == "B" else f"{count:.1f} {unit}"
         count /= 1_000
     return f"{count:.1f} GB"
+
+
+def behind(ahead: Json | None) -> str | None:
+    """`queued behind 3 jobs, next ahead: support run-12`: what a service says is `ahead` of a job, if it waits for its turn."""
+    if ahead is None:
+        return None
+    if not ahead["jobs"]:
+        return "next in the queue"
+    jobs = "1 job" if ahead["jobs"] == 1 else f"{ahead['jobs']} jobs"
+    whose = f"{ahead['model']} " if ahead["model"] else ""
+    return f"queued behind {jobs}, next ahead: {whose}{ahead['key']}"

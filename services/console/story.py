@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from services.console.causality import Step, seconds_between, spent
-from services.console.formats import duration
+from services.console.formats import behind, duration
 from services.console.waiting import Waiting
 from shared.contracts.text import Json
 
@@ -109,7 +109,7 @@ def _job(job: Json) -> Text:
     line = Text(f"{(job['started_at'] or job['deferred_at'])[11:23]}  ", "dim")
     line.append(f"{job['job']} {job['key']}", "magenta")
     if not job["started_at"]:
-        line.append("  waits in the queue", "yellow")
+        line.append(f"  {behind(job.get('ahead')) or 'waits in the queue'}", "yellow")
     elif not job["ended_at"]:
         line.append(f"  queued {queued}, works since; attempt {job['attempts']}", "yellow")
     else:

@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from services.console.formats import ago, clock, duration, number, percent, short, size, timestamp
+from services.console.formats import ago, behind, clock, duration, number, percent, short, size, timestamp
 from services.console.session import Visitor
 
 ROOT = Path(__file__).parent
@@ -84,6 +84,7 @@ def templates() -> Environment:
     environment.globals |= {"static": static, "now": lambda: datetime.now(UTC)}
     environment.filters |= {
         "ago": ago,
+        "behind": behind,
         "clock": clock,
         "duration": duration,
         "number": number,

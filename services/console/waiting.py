@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from services.console.causality import Step, seconds_between
+from services.console.formats import behind
 from shared.contracts.text import Json
 
 _ENDED_RUNS = {"failed", "rejected", "cancelled"}
@@ -134,7 +135,8 @@ def _job(job: Json, service: str) -> tuple[str, str]:
     if job["cancel_reason"]:
         return f"{name} was cancelled: {job['cancel_reason']}", look
     if not job["started_at"]:
-        return f"{name} waits for a worker of {service}", "driftwheel status"
+        place = behind(job.get("ahead"))
+        return f"{name} {f'is {place}' if place else f'waits for a worker of {service}'}", "driftwheel status"
     if not job["ended_at"]:
         return f"a worker of {service} is at {name}, attempt {job['attempts']}", look
     return f"{name} ended: {job['outcome']} {job['error'] or ''}".rstrip(), look

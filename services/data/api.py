@@ -14,6 +14,7 @@ from services.data.upload import receive
 from shared.contracts.text import Contract, Identifier, Json, ModelName, Name, Text
 from shared.http.auth import Caller, requires, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
+from shared.jobs.queue import ahead
 
 FileId = Annotated[str, Field(pattern=r"^file-[0-9a-f]{24}$")]
 Reader = Annotated[Caller, requires("data:read")]
@@ -107,7 +108,17 @@ def make_api(service: DataService, settings: Settings, comparer: Comparer) -> AP
     async def dataset(any_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
         build = await service.build(work, any_id)
         caller.demand("data:read", build.model)
-        return {**build_view(build), **provenance_view(build, await service.provenance(work, build))}
+        provenance = provenance_view(build, await service.provenance(work, build))
+        places = await ahead(work, [build.id]) if build.state == "queued" else {}
+        return {**build_view(build), **provenance, "ahead": places.get(build.id)}
+
+    @router.post("/datasets/{any_id}/cancel", tags=["datasets"])
+    async def cancel(any_id: str, work: HttpWork, caller: Writer) -> Json:
+        """End a build that waits or runs."""
+        build = await service.build(work, any_id, lock=True)
+        caller.demand("data:write", build.model)
+        await service.cancel(work, build, caller.subject)
+        return build_view(build)
 
     @router.get("/datasets/{any_id}/diff", tags=["datasets"])
     async def diff(

@@ -1,13 +1,13 @@
-"""Composition root of the data service: `python -m services.data.app`."""
+"""Composition root of the data service: `python -m services.data.app`. Datasets are built in worker.py."""
 
 from fastapi import FastAPI
 
 from services.data.api import make_api, make_erasure_api
-from services.data.builder import Builder
 from services.data.comparer import Comparer
 from services.data.erasure import Forgetting
 from services.data.handlers import make_handlers
-from services.data.service import BUILD_JOB, DataService
+from services.data.metrics import BuildCounts
+from services.data.service import DataService
 from services.data.settings import Settings
 from services.data.store import waits
 from services.data.waker import Waker
@@ -15,7 +15,6 @@ from shared.artifacts.base_model import base_digest
 from shared.artifacts.objects import S3Objects
 from shared.delivery.bus import make_broker
 from shared.delivery.unit_of_work import Database
-from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
 from shared.service.runtime import make_app, run_app
 
@@ -28,9 +27,6 @@ def create_app(settings: Settings) -> FastAPI:
     objects = S3Objects.of(settings)
     clock = SystemClock()
     service = DataService(objects, clock)
-    builder = Builder(objects, settings, clock)
-    jobs = Jobs("data", db, stalled_after=settings.stalled_after_seconds)
-    jobs.add(BUILD_JOB, builder.run, builder.failed)
     return make_app(
         service="data",
         settings=settings,
@@ -40,8 +36,10 @@ def create_app(settings: Settings) -> FastAPI:
             make_api(service, settings, Comparer(db, objects, clock, settings.scratch)),
             make_erasure_api(Forgetting(db, objects, clock)),
         ],
-        jobs=jobs,
-        background=[("waker", Waker(db, service, settings.wake_seconds).run)],
+        background=[
+            ("waker", Waker(db, service, settings.wake_seconds).run),
+            ("builds", BuildCounts(db).run),
+        ],
         store=objects,
         streamed=("/v1/files",),
         waits=waits,

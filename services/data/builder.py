@@ -12,10 +12,9 @@ from typing import Any
 
 import msgspec
 import structlog
-from prometheus_client import Counter
 
 from services.data import pipeline, sources
-from services.data.domain import DATASETS, UPLOADS, Build, Chosen, Dataset, UploadedFile, choose
+from services.data.domain import DATASETS, ENDED, UPLOADS, Build, Chosen, Dataset, UploadedFile, choose
 from services.data.lengths import Lengths
 from services.data.pipeline import Tally
 from services.data.rows import SPLITS, Kept, Placed, Reject
@@ -34,8 +33,6 @@ from shared.jobs.attempts import Attempt
 from shared.service.clock import Clock
 
 log = structlog.get_logger()
-BUILDS = Counter("driftwheel_data_builds_total", "Builds that ended, by what came of them.", ["why", "state"])
-DROPPED = Counter("driftwheel_data_rows_dropped_total", "Rows left out of datasets, by reason.", ["reason"])
 _BUFFER = 1 << 20
 
 
@@ -66,7 +63,7 @@ class Builder:
             plan = await self._plan(work, build_id)
         if plan is None:
             return
-        with tempfile.TemporaryDirectory(prefix="driftwheel-build-", dir=self._settings.scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="driftwheel-build-") as folder:
             tally = Tally()
             await self._write(plan, tally, Path(folder))
             await attempt.check()
@@ -78,9 +75,8 @@ class Builder:
     async def failed(self, attempt: Attempt, reason: str, build_id: str) -> None:
         async with attempt.work() as work:
             build = await Store(work.session).build(build_id, lock=True)
-            if build:
+            if build and build.state not in ENDED:
                 build.state, build.detail, build.finished_at = "failed", reason, self._clock.now()
-                BUILDS.labels(build.why, build.state).inc()
 
     async def _plan(self, work: UnitOfWork, build_id: str) -> Plan | None:
         """None when there is nothing to do: the build has ended, or something is missing again."""
@@ -181,9 +177,6 @@ class Builder:
         if published:
             build.state, build.digest = "ready", published.digest
             await self._announce(work, build, plan)
-        BUILDS.labels(build.why, build.state).inc()
-        for reason, number in tally.dropped.items():
-            DROPPED.labels(reason).inc(number)
         log.info("build.ended", build=build.id, state=build.state, digest=build.digest, detail=build.detail)
 
     async def _announce(self, work: UnitOfWork, build: Build, plan: Plan) -> None:

@@ -13,9 +13,10 @@ from sqlmodel import Field, SQLModel
 
 from shared.contracts.policy import Policy
 
-State = Literal["queued", "waiting", "running", "ready", "failed", "superseded"]
+State = Literal["queued", "waiting", "running", "ready", "failed", "superseded", "cancelled"]
 Why = Literal["upload", "drift"]
 
+ENDED: frozenset[str] = frozenset({"ready", "failed", "superseded", "cancelled"})
 UPLOADS, DATASETS, PREDICTIONS = "uploads", "datasets", "predictions"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from services.data.domain import (
+    ENDED,
     PREDICTIONS,
     UPLOADS,
     Build,
@@ -25,7 +26,7 @@ from services.data.store import Store
 from services.data.upload import Received
 from shared.artifacts.corrections import FOREIGN_CORRECTIONS, keep
 from shared.artifacts.objects import ObjectStore
-from shared.contracts.errors import Invalid, NotFound
+from shared.contracts.errors import Conflict, Invalid, NotFound
 from shared.contracts.events import (
     DriftDetected,
     FeedbackRecorded,
@@ -35,6 +36,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.policy import RetrainGovernor
 from shared.delivery.unit_of_work import UnitOfWork
+from shared.jobs.attempts import request_cancel
 from shared.jobs.worker import defer
 from shared.service.clock import Clock
 
@@ -113,17 +115,35 @@ class DataService:
         start = await self.build(work, after) if after else None
         return await Store(work.session).builds(model, state, start, limit)
 
-    async def build(self, work: UnitOfWork, any_id: str) -> Build:
+    async def build(self, work: UnitOfWork, any_id: str, *, lock: bool = False) -> Build:
         """By the id of a build, or the digest of the dataset it made."""
         store = Store(work.session)
         found = None
         if BUILD_ID.fullmatch(any_id):
-            found = await store.build(any_id)
+            found = await store.build(any_id, lock=lock)
         elif DIGEST.fullmatch(any_id):
             found = await store.build_of_dataset(any_id)
         if found is None:
             raise NotFound("There is no such dataset or build.", "List them: driftwheel datasets list")
         return found
+
+    async def cancel(self, work: UnitOfWork, build: Build, who: str) -> None:
+        """End a build that waits or runs; its worker ends its process. Cancelling twice changes nothing.
+
+        Args:
+            build: locked.
+
+        Raises:
+            Conflict: the build has ended otherwise.
+        """
+        if build.state == "cancelled":
+            return
+        if build.state in ENDED:
+            raise Conflict(
+                f"A build that is {build.state} cannot be cancelled.", "Look: driftwheel datasets show BUILD."
+            )
+        build.state, build.detail, build.finished_at = "cancelled", f"cancelled by {who}", self._clock.now()
+        await request_cancel(work, build.id, build.detail)
 
     async def provenance(self, work: UnitOfWork, build: Build) -> Provenance:
         store = Store(work.session)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from shared.service.settings import ServiceSettings, settings_config
+from shared.service.settings import WorkerSettings, settings_config
 
 
-class Settings(ServiceSettings):
+class Settings(WorkerSettings):
     """Environment: DRIFTWHEEL_DATA__<FIELD>."""
 
     model_config = settings_config("data")
@@ -28,6 +28,13 @@ class Settings(ServiceSettings):
         le=3_600,
         description="Pause between two looks whether a waiting retraining has its labels.",
     )
-    scratch: Path | None = Field(
-        None, description="Folder for files in progress; the system's own if not set."
+    jobs_at_once: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Datasets that one worker builds side by side, each in a process of its own. Models take turns, and one "
+        "place is kept for a model that has no build running.",
+    )
+    job_seconds: float = Field(
+        3_600, gt=0, description="Longest time of a build; then it is stopped, and has failed."
     )

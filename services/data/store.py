@@ -44,6 +44,8 @@ SELECT answer_id, feedback_id, key, line, corrected, actor, correction FROM labe
 ORDER BY recorded_at DESC, feedback_id DESC
 """
 _VOICES = "SELECT count(*), count(*) FILTER (WHERE by_a_person) FROM label GROUP BY actor"
+_ENDED = "SELECT why, state, count(*) FROM build WHERE finished_at IS NOT NULL GROUP BY why, state"
+_DROPPED = "SELECT key, sum(value::bigint) FROM build, jsonb_each_text(dropped) GROUP BY key"
 
 
 class Store:
@@ -165,6 +167,14 @@ class Store:
         if after is not None:
             query = query.where(tuple_(*place) < (after.created_at, after.id))
         return (await self._session.exec(query)).all()
+
+    async def ended_builds(self) -> tuple[dict[tuple[str, str], int], dict[str, int]]:
+        """How many builds have ended, by why and state; and how many rows they dropped, by reason."""
+        ended = await self._session.execute(text(_ENDED))
+        dropped = await self._session.execute(text(_DROPPED))
+        return {(why, state): number for why, state, number in ended}, {
+            row[0]: int(row[1]) for row in dropped
+        }
 
     async def files_of(self, build: Build) -> Sequence[UploadedFile]:
         """In the order of the build."""

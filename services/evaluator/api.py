@@ -13,6 +13,7 @@ from shared.contracts.events import ObjectRef, Score, Verdict
 from shared.contracts.text import Identifier, ModelName
 from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
+from shared.jobs.queue import Ahead, ahead
 
 ReaderOfModel = Annotated[Caller, requires_for_model("eval:read")]
 ReaderOfSome = Annotated[Caller, requires_for_some_model("eval:read")]
@@ -20,7 +21,10 @@ _MOST_ROWS = 100_000
 
 
 class EvaluationView(BaseModel):
-    """One evaluation. `report` names the object with samples and golden answers, `answers` those with every row."""
+    """One evaluation. `report` names the object with samples and golden answers, `answers` those with every row.
+
+    `ahead`: asked for alone while it is queued, what is before it.
+    """
 
     model_config = ConfigDict(from_attributes=True)
     id: str
@@ -42,6 +46,7 @@ class EvaluationView(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    ahead: Ahead | None = None
 
 
 class EvaluationList(BaseModel):
@@ -111,7 +116,8 @@ def make_api(service: EvaluatorService, reader: AnswerReader) -> APIRouter:
     async def evaluation(evaluation_id: Identifier, work: HttpWork, caller: ReaderOfSome) -> EvaluationView:
         found = await service.evaluation(work, evaluation_id)
         caller.demand("eval:read", found.model)
-        return EvaluationView.model_validate(found)
+        places = await ahead(work, [found.id]) if found.state == "queued" else {}
+        return EvaluationView.model_validate(found).model_copy(update={"ahead": places.get(found.id)})
 
     @router.get("/evaluations/{evaluation_id}/answers")
     async def answers(

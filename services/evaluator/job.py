@@ -126,7 +126,7 @@ class Evaluator:
         return True
 
     async def _evaluate(self, attempt: Attempt, plan: Plan) -> Outcome:
-        with tempfile.TemporaryDirectory(prefix="driftwheel-evaluate-", dir=self._settings.scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="driftwheel-evaluate-") as folder:
             answers = await self._answers(attempt, plan, Path(folder))
         return await asyncio.to_thread(self._judge, plan, answers)
 

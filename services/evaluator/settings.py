@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.service.settings import ServiceSettings, settings_config
+from shared.service.settings import WorkerSettings, settings_config
 
 
-class Settings(ServiceSettings):
+class Settings(WorkerSettings):
     model_config = settings_config("evaluator")
 
     base_model: Path = Field(description="Folder of the base model that adapters are measured on.")
@@ -26,6 +26,6 @@ class Settings(ServiceSettings):
     min_rows: int = Field(
         10, ge=1, description="Fewest held-out rows a gate is decided on; with fewer: insufficient."
     )
-    scratch: Path | None = Field(
-        None, description="Folder for files in progress; the system's own if not set."
+    job_seconds: float = Field(
+        14_400, gt=0, description="Longest time of an evaluation; then it is stopped, and has failed."
     )

@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from services.evaluator import outputs, rows
-from services.evaluator.generate import Encoded, LanguageModel
 from services.evaluator.outputs import Output
 from services.evaluator.rows import Row
 from services.evaluator.settings import Settings
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.text import Json
 from shared.jobs.attempts import Attempt
+
+if TYPE_CHECKING:
+    from services.evaluator.generate import Encoded, LanguageModel
 
 log = structlog.get_logger()
 
@@ -111,7 +114,9 @@ class Subjects:
             found |= {output.row: output for output in answered}
         return found
 
-    def _prepare(self, speaker: Speaker) -> tuple[LanguageModel, str | None]:
+    def _prepare(self, speaker: Speaker) -> "tuple[LanguageModel, str | None]":
+        from services.evaluator.generate import LanguageModel
+
         if self._model is None:
             self._model = LanguageModel(
                 self._settings.base_model, self._settings.dtype, self._settings.threads
@@ -126,8 +131,8 @@ class Subjects:
 
 
 def _encode(
-    model: LanguageModel, missing: Sequence[Row], shots: Sequence[Row], max_tokens: int
-) -> list[Encoded]:
+    model: "LanguageModel", missing: Sequence[Row], shots: Sequence[Row], max_tokens: int
+) -> "list[Encoded]":
     """Encode rows with as many of the shots as the context of the model leaves room for."""
     while True:
         encoded = [model.encode(row, rows.shown(shots)) for row in missing]

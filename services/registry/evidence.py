@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from shared.artifacts.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore, look
 from shared.contracts.errors import NotFound, RetryLater
 from shared.contracts.events import ModelEvaluated
 
@@ -20,7 +20,7 @@ async def evidence_problem(objects: ObjectStore, event: ModelEvaluated) -> str |
     if event.report.bucket != BUCKET:
         return "the report is not among the evaluations"
     try:
-        data = await objects.get(event.report.bucket, event.report.key)
+        data = await look(objects.get(event.report.bucket, event.report.key))
     except NotFound as error:
         raise RetryLater(
             "The report of this evaluation does not exist.",

@@ -14,6 +14,7 @@ from shared.contracts.text import Digest, Json, ModelName
 from shared.delivery.unit_of_work import Database
 from shared.http.auth import Caller, requires_for_model, requires_for_some_model
 from shared.http.web import HttpWork
+from shared.jobs.queue import ahead
 
 ReaderOfModel = Annotated[Caller, requires_for_model("run:read")]
 ReaderOfSome = Annotated[Caller, requires_for_some_model("run:read")]
@@ -60,7 +61,8 @@ def make_api(service: TrainerService, db: Database) -> APIRouter:
     async def run(run_id: str, work: HttpWork, caller: ReaderOfSome) -> Json:
         found = await service.run(work, run_id)
         caller.demand("run:read", found.model)
-        return view(found)
+        places = await ahead(work, [found.id]) if found.state == "queued" else {}
+        return {**view(found), "ahead": places.get(found.id)}
 
     @router.post("/runs/{run_id}/cancel")
     async def cancel(run_id: str, work: HttpWork, caller: Writer) -> Json:

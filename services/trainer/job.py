@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from pydantic import ValidationError
@@ -25,7 +26,6 @@ from services.trainer.domain import (
     price,
     thin,
 )
-from services.trainer.loop import Training, fastest_dtype
 from services.trainer.progress import Pace
 from services.trainer.settings import Settings
 from services.trainer.store import Store
@@ -39,6 +39,9 @@ from shared.contracts.policy import Recipe
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.attempts import Attempt
 from shared.service.clock import Clock
+
+if TYPE_CHECKING:
+    from services.trainer.loop import Training
 
 log = structlog.get_logger()
 
@@ -61,7 +64,8 @@ class Trainer:
         try:
             await self._train(attempt, run)
         except Cancelled as stop:
-            await self._end(attempt, run_id, "stop", stop.detail)
+            await self.cancelled(attempt, stop.detail, run_id)
+            return
         except (TrainingFailed, Invalid, NotFound, ValidationError) as error:
             await self._end(attempt, run_id, "fail", _reason(error))
         await self._checkpoints.delete(run_id)
@@ -69,6 +73,10 @@ class Trainer:
     async def failed(self, attempt: Attempt, reason: str, run_id: str) -> None:
         """There will be no further try: say so, so that nobody waits."""
         await self._end(attempt, run_id, "fail", reason)
+
+    async def cancelled(self, attempt: Attempt, reason: str, run_id: str) -> None:
+        await self._end(attempt, run_id, "stop", reason)
+        await self._checkpoints.delete(run_id)
 
     async def _sweep(self, attempt: Attempt) -> None:
         """Delete checkpoints of runs that have ended: a worker may have died between the two."""
@@ -109,7 +117,7 @@ class Trainer:
 
     async def _corpus(self, attempt: Attempt, run: Run, recipe: Recipe) -> Corpus:
         """Fetch, verify and encode the dataset; refuse the run if its exact size exceeds the budget."""
-        with tempfile.TemporaryDirectory(prefix="driftwheel-train-", dir=self._settings.scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="driftwheel-train-") as folder:
             manifest = await fetch(self._objects, DATASETS, run.dataset_digest, Path(folder) / "dataset")
             await attempt.check()
             chat = Chat(self._settings.base_model)
@@ -124,8 +132,10 @@ class Trainer:
 
     async def _resume(
         self, attempt: Attempt, run: Run, recipe: Recipe, rows: Corpus, compute: Compute
-    ) -> Training:
+    ) -> "Training":
         """The run at its newest whole checkpoint, or at its beginning."""
+        from services.trainer.loop import Training, fastest_dtype
+
         if self._settings.threads:
             import torch
 
@@ -151,7 +161,7 @@ class Trainer:
             )
         return training
 
-    async def _steps(self, attempt: Attempt, run: Run, training: Training, compute: Compute) -> None:
+    async def _steps(self, attempt: Attempt, run: Run, training: "Training", compute: Compute) -> None:
         every = Recipe.stored(run.recipe).checkpoint_every
         pace = Pace(training.step, training.total, self._settings.progress_seconds)
         while not training.done:
@@ -176,7 +186,7 @@ class Trainer:
                 await self._checkpoints.prune(run.id, self._settings.checkpoints_kept)
 
     async def _report(
-        self, work: UnitOfWork, run_id: str, training: Training, seconds: float, left: float | None
+        self, work: UnitOfWork, run_id: str, training: "Training", seconds: float, left: float | None
     ) -> Run:
         """Write where the training stands into its run; returns the run, locked."""
         run = await Store(work.session).run(run_id, lock=True)
@@ -196,7 +206,7 @@ class Trainer:
         run: Run,
         recipe: Recipe,
         rows: Corpus,
-        training: Training,
+        training: "Training",
         weights: bytes,
         seconds: float,
     ) -> None:

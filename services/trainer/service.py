@@ -28,7 +28,7 @@ from services.trainer.wishes import (
     refusal,
     run_id,
 )
-from shared.artifacts.objects import Manifest, ObjectStore, read_manifest
+from shared.artifacts.objects import Manifest, ObjectStore, look, read_manifest
 from shared.contracts.errors import Conflict, Invalid, NotFound, RetryLater
 from shared.contracts.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Recipe
@@ -186,7 +186,7 @@ class TrainerService:
 
     async def _facts(self, store: Store, digest: str) -> Facts:
         try:
-            manifest = await read_manifest(self._objects, DATASETS, digest)
+            manifest = await look(read_manifest(self._objects, DATASETS, digest))
         except NotFound:
             raise NotFound(
                 "There is no dataset with this digest in the store.", "List them: driftwheel datasets list."

@@ -6,10 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.text import Name
-from shared.service.settings import ServiceSettings, settings_config
+from shared.service.settings import WorkerSettings, settings_config
 
 
-class Settings(ServiceSettings):
+class Settings(WorkerSettings):
     model_config = settings_config("trainer")
 
     base_model: Path = Field(description="Folder of the base model that adapters are trained on.")
@@ -31,6 +31,3 @@ class Settings(ServiceSettings):
     )
     progress_seconds: float = Field(3, ge=0, le=60, description="Shortest time between two progress events.")
     checkpoints_kept: int = Field(2, ge=1, le=20, description="Newest checkpoints kept of a running run.")
-    scratch: Path | None = Field(
-        None, description="Folder for files in progress; the system's own if not set."
-    )

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import structlog
 from minio.error import MinioException, S3Error
 from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as NoAnswer
 
 from shared.artifacts.connection import NoKeys, connect
 from shared.artifacts.settings import S3Settings
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 CHUNK = 1_048_576
+LOOK_SECONDS = 5.0
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -264,6 +266,20 @@ async def read_manifest(store: ObjectStore, bucket: str, digest: str) -> Manifes
         raise Invalid("The manifest is not the one its digest names.", "Publish the artifact again.")
     document = json.loads(data)
     return Manifest(document["files"], document["meta"])
+
+
+async def look(reading: Awaitable[T], seconds: float = LOOK_SECONDS) -> T:
+    """A read of something small while a transaction is open, which PostgreSQL ends when it is idle for long.
+
+    Raises:
+        Unavailable: the store, for so long. It is waited for as when it is away.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await reading
+    except TimeoutError:
+        silence = NoAnswer(f"nothing in {seconds:g} s")
+        raise Unavailable("The object store does not answer.", "Look at its load.") from silence
 
 
 async def fetch(store: ObjectStore, bucket: str, digest: str, to: Path) -> Manifest:

@@ -15,6 +15,7 @@ from faststream.kafka import KafkaBroker, KafkaRouter
 
 from shared.contracts.events import CONSUMERS, Event
 from shared.delivery.consumer import TopicConsumer
+from shared.delivery.failures import NETWORK
 from shared.delivery.handling import Call, Handling
 from shared.delivery.kafka import broker_connection, connection
 from shared.delivery.outbox import MAX_RECORD_BYTES
@@ -129,8 +130,13 @@ def make_broker(
             HANDLED.labels(service, event.topic, outcome)
     for topic, consumer in broker.consumers.items():
         others = [other for name, other in broker.consumers.items() if name != topic]
-        consumer.others = lambda others=others: all(other.state.name == "running" for other in others)  # type: ignore[misc]
+        consumer.others = lambda others=others: not any(map(_misses_a_part, others))  # type: ignore[misc]
     return broker
+
+
+def _misses_a_part(consumer: TopicConsumer) -> bool:
+    """Whether it is evidence of an outage. A time-out that names no part is none: two handlers may both be too slow."""
+    return consumer.state.name == "waiting" and consumer.state.detail != NETWORK.part
 
 
 def _described(handler: Handler, event: type[Event]) -> Handler:

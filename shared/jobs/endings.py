@@ -51,7 +51,7 @@ def given_up(crashes: int) -> Ending | None:
         return None
     return Ending(
         "failed",
-        f"The worker died {crashes} times in a row without getting anywhere with it. "
+        f"Its process died {crashes} times in a row without getting anywhere with it. "
         "Look for its end in the log (out of memory?).",
         "Crashed",
     )

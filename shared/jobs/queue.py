@@ -13,6 +13,8 @@ from procrastinate.exceptions import UniqueViolation
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager
 
+from shared.delivery.unit_of_work import UnitOfWork
+
 _TRIES = 5
 # The first due job of each model; a job whose lock another one holds, or has before it, is not due.
 _HEADS = """
@@ -36,6 +38,26 @@ SELECT due.id, due.model, (SELECT count(*) FROM doing WHERE doing.model = due.mo
         WHERE attempts.model = due.model AND job = ANY(%(names)s) AND number > 0) AS served_at,
     (SELECT count(*) FROM doing WHERE worker_id = %(worker_id)s::bigint) AS mine
 FROM due
+"""
+# All jobs that run or are due, in the order of `turn`, as it is now: who runs comes first, then a round of one job per
+# model, then the next round.
+_AHEAD = """
+WITH due AS (
+    SELECT job.id, coalesce(job.lock, 'job-' || job.id) AS key, job.task_name, job.status = 'doing' AS doing, wanted.model,
+        row_number() OVER (
+            PARTITION BY job.task_name, coalesce(wanted.model, '')
+            ORDER BY job.status = 'doing' DESC, job.priority DESC, job.id
+        ) AS round,
+        (SELECT max(claimed_at) FROM attempts
+            WHERE attempts.model = wanted.model AND attempts.job = job.task_name AND number > 0) AS served_at
+    FROM procrastinate_jobs AS job LEFT JOIN attempts AS wanted ON wanted.key = coalesce(job.lock, 'job-' || job.id)
+    WHERE job.status = 'doing' OR job.status = 'todo' AND (job.scheduled_at IS NULL OR job.scheduled_at <= now())
+), placed AS (
+    SELECT key, doing, row_number() OVER line - 1 AS jobs, lag(model) OVER line AS next_model, lag(key) OVER line AS next_key
+    FROM due
+    WINDOW line AS (PARTITION BY task_name ORDER BY doing DESC, round, served_at NULLS FIRST, id)
+)
+SELECT key, jobs, next_model, next_key FROM placed WHERE key = ANY(%(keys)s) AND NOT doing
 """
 _TAKE = """
 UPDATE procrastinate_jobs SET status = 'doing', worker_id = %(worker_id)s::bigint
@@ -65,6 +87,27 @@ class Head:
     model: str
     running: int = 0
     served_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is before a waiting job, by the turns as they stand now: what others ask for later may come in between.
+
+    Attributes:
+        jobs: of its kind, running ones included.
+        model, key: whose the nearest of them is, and which; None when there is none.
+    """
+
+    jobs: int
+    model: str | None
+    key: str | None
+
+
+async def ahead(work: UnitOfWork, keys: Sequence[str]) -> dict[str, Ahead]:
+    """What is before each of these jobs, by key; those that do not wait for their turn are left out."""
+    async with (await work.raw()).cursor() as cursor:
+        rows = await (await cursor.execute(_AHEAD, {"keys": list(keys)})).fetchall()
+    return {key: Ahead(jobs, model, next_key) for key, jobs, model, next_key in rows}
 
 
 def turn(heads: Iterable[Head], *, last_place: bool = False) -> Head | None:

@@ -155,7 +155,7 @@ class Jobs:
         self, service: str, db: Database, *, stalled_after: float = 10.0, concurrency: int = 1
     ) -> None:
         self._service = service
-        self._db = db
+        self.db = db
         self._stalled_after = stalled_after
         self._concurrency = concurrency
         self._kinds: dict[str, Kind] = {}
@@ -201,8 +201,8 @@ class Jobs:
             connector=PsycopgConnector(
                 min_size=1,
                 max_size=4,
-                kwargs=parameters(self._db.url),
-                connection_class=impatient(self._db.url),
+                kwargs=parameters(self.db.url),
+                connection_class=impatient(self.db.url),
             )
         )
         app.job_manager = FairQueue(app.connector, self._kinds, self._concurrency)
@@ -247,7 +247,7 @@ class Jobs:
         ) -> None:
             envelope = Envelope.from_json(cause) if cause else None
             await self._release_late()
-            attempt = await Attempt.claim(self._db, key or f"job-{context.job.id}", envelope)
+            attempt = await Attempt.claim(self.db, key or f"job-{context.job.id}", envelope)
             with structlog.contextvars.bound_contextvars(job=attempt.key, attempt=attempt.number):
                 await self._attempt(kind, attempt, args)
 

@@ -5,6 +5,7 @@ Inbox, outbox and job rows are the record; spans are only links.
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from psycopg.rows import dict_row
@@ -12,6 +13,7 @@ from psycopg.rows import dict_row
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.attempts import JOBS_OF
+from shared.jobs.queue import ahead
 
 LIMIT = 2_000
 _KEY_OF_AN_OBJECT = re.compile(r"(?:.*/)?sha256/([0-9a-f]{64})(?:/.*)?")
@@ -84,7 +86,7 @@ async def local_trace(work: UnitOfWork, service: str, ids: Sequence[str]) -> Jso
     """What this service sent, handled and worked on in the given stories, and how long its answers usually take.
 
     Returns:
-        `sent`, `handled`, `jobs` (rows), `usual` (topic → median `seconds` and `count` of its last 20 answers).
+        `sent`, `handled`, `jobs` (rows, each with what is `ahead` of it while it waits), `usual` (topic → median `seconds` and `count` of its last 20 answers).
     """
     async with (await work.raw()).cursor(row_factory=dict_row) as cursor:
 
@@ -93,6 +95,10 @@ async def local_trace(work: UnitOfWork, service: str, ids: Sequence[str]) -> Jso
             return [_plain(row) for row in found]
 
         sent, handled, jobs = await rows(_SENT), await rows(_HANDLED), await rows(JOBS_OF)
+        waiting = [job["key"] for job in jobs if not job["started_at"]]
+        places = await ahead(work, waiting) if waiting else {}
+        for job in jobs:
+            job["ahead"] = asdict(places[job["key"]]) if job["key"] in places else None
         usual = {}
         for topic in ANSWERS.get(service, ()):
             usual[topic] = await (await cursor.execute(_USUAL, {"topic": topic})).fetchone()

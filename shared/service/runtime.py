@@ -1,10 +1,12 @@
 """How a service lives: start in order, say whether it is alive and ready, stop cleanly."""
 
+import argparse
 import asyncio
 import functools
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -28,7 +30,8 @@ from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.http.auth import Caller, requires
 from shared.http.server import server
 from shared.http.web import HttpWork, guard
-from shared.jobs.worker import Jobs
+from shared.jobs import child
+from shared.jobs.worker import Jobs, Runner
 from shared.operations import trace
 from shared.operations.backlog import Backlog
 from shared.operations.lag import Lag
@@ -36,12 +39,13 @@ from shared.operations.pulse import pulse
 from shared.operations.routes import make_event_operations
 from shared.service.health import Health, Loop
 from shared.service.progress import Progress, Watch
-from shared.service.settings import HttpSettings, ServiceSettings
+from shared.service.settings import HttpSettings, ServiceSettings, WorkerSettings
 from shared.telemetry.logs import configure
 from shared.telemetry.spans import REQUESTS, flush
 
 log = structlog.get_logger()
 S = TypeVar("S", bound=HttpSettings)
+W = TypeVar("W", bound=WorkerSettings)
 Background = tuple[str, Callable[[], Awaitable[None]]]
 Waits = Callable[[UnitOfWork, Sequence[str]], Awaitable[list[Json]]]
 PUBLIC_PATHS = (
@@ -247,17 +251,29 @@ def run_app(create_app: Callable[[S], FastAPI], settings_type: type[S]) -> None:
     os._exit(0)
 
 
-def run_worker(create_worker: Callable[[S], Jobs], settings_type: type[S]) -> None:
-    """Run jobs until SIGTERM. The unfinished one goes back to the queue and resumes from its checkpoint."""
+def run_worker(create_worker: Callable[[W], Jobs], settings_type: type[W]) -> None:
+    """Run jobs until SIGTERM, each attempt in a child, which runs this again with `--attempt KEY NUMBER CHANNEL`.
+
+    Unfinished ones go back to the queue and resume from their checkpoint.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--attempt", nargs=3)
+    attempt = parser.parse_known_args()[0].attempt
     settings = settings_type()
     configure(f"{settings.service}-worker", settings.log_level, settings.otlp_endpoint)
-    asyncio.run(_worker(create_worker(settings)))
+    jobs = create_worker(settings)
+    if attempt:
+        key, number, channel = attempt
+        child.work(jobs, key, int(number), int(channel))
+    else:
+        again = [sys.executable, *sys.orig_argv[1:]]
+        asyncio.run(_worker(jobs, child.InChild(again, settings.scratch)))
     flush()
     os._exit(0)
 
 
-async def _worker(jobs: Jobs) -> None:
-    task = asyncio.ensure_future(jobs.run())
+async def _worker(jobs: Jobs, runner: Runner) -> None:
+    task = asyncio.ensure_future(jobs.run(runner))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)

@@ -95,8 +95,8 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
         POOL,
         ge=2,
         le=200,
-        description="Most connections for routes, loops and jobs. A service has two more to send events and one per topic it "
-        "reads, a worker four more to take jobs.",
+        description="Most connections for routes and loops. A service has two more to send events and one per topic it "
+        "reads; a worker has six, and two for each job that it runs.",
     )
     signing_keys_file: Path | None = Field(
         None,
@@ -112,3 +112,23 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
     def trust(self) -> Trust:
         """Whom this service believes. Raises UnusableKey."""
         return Trust(FileVerifier(self.signing_keys_file)) if self.signing_keys_file else Trust()
+
+
+class WorkerSettings(ServiceSettings):
+    """What a service needs whose long work runs in a worker. Each says by its defaults how much a laptop bears."""
+
+    jobs_at_once: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Jobs that one worker runs side by side, each in a process of its own. Models take turns, and of "
+        "two places or more one is kept for a model that has no job running.",
+    )
+    job_seconds: float = Field(
+        86_400,
+        gt=0,
+        description="Longest time of one attempt at a job; then it is stopped, and the job has failed.",
+    )
+    scratch: Path | None = Field(
+        None, description="Folder for files in progress; the system's own if not set."
+    )

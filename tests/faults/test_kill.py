@@ -14,6 +14,11 @@ async def at_once(_platform: Platform, _model: str) -> bool:
     return True
 
 
+async def while_building(platform: Platform, model: str) -> Any:
+    found = await platform.get("/api/data/datasets", model=model)
+    return (found or {}).get("datasets")
+
+
 async def while_training(platform: Platform, model: str) -> Any:
     """An epoch is under way: some steps are done, some are not."""
     return [run for run in await platform.runs(model) if run["state"] == "running" and run["step"] > 0]
@@ -40,6 +45,7 @@ async def once_approved(platform: Platform, model: str) -> Any:
 Moment = Callable[[Platform, str], Awaitable[Any]]
 CASES: list[tuple[str, Moment]] = [
     ("data", at_once),
+    ("data-worker", while_building),
     ("trainer", at_once),
     ("trainer", while_training),
     ("trainer-worker", while_training),

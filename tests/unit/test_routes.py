@@ -111,6 +111,7 @@ LEARNS_ITS_MODEL = {
     ("POST", "/rollouts/{rollout_id}/resume"),
     ("POST", "/datasets"),
     ("GET", "/datasets/{any_id}"),
+    ("POST", "/datasets/{any_id}/cancel"),
     ("GET", "/datasets/{any_id}/diff"),
     ("POST", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"),

@@ -27,5 +27,5 @@ def parts_of(replicas: int) -> dict[str, Part]:
     return {part.name: part for part in made}
 
 
-WORKERS = ("trainer", "evaluator")
+WORKERS = ("data", "trainer", "evaluator")
 PARTS = parts_of(1)

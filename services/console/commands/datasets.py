@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import Exit, call, fail, get, part, post
+from services.console.formats import behind
 from services.console.output import AsJson, cell, facts, short, table, when
 from services.console.terminal import err, out, show_json
 
@@ -40,7 +41,7 @@ def upload(
         time.sleep(0.5)
         build = get(f"/api/data/datasets/{part(build['id'])}")
     _show(build, as_json)
-    if build["state"] == "failed":
+    if build["state"] in {"failed", "cancelled"}:
         raise typer.Exit(int(Exit.FAILED))
 
 
@@ -83,6 +84,19 @@ def show(
     _show(get(f"/api/data/datasets/{part(dataset)}"), as_json)
 
 
+@app.command()
+def cancel(build: Annotated[str, typer.Argument(help="A build id.")], as_json: AsJson = False) -> None:
+    """End a build that waits or runs.
+
+    Example: driftwheel datasets cancel build-1
+    """
+    found = post(f"/api/data/datasets/{part(build)}/cancel")
+    if as_json:
+        show_json(found)
+    else:
+        out.print(f"{found['id']} {found['state']}", markup=False)
+
+
 def _show(build: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(build)
@@ -92,7 +106,7 @@ def _show(build: dict[str, Any], as_json: bool) -> None:
             ("build", build["id"]),
             ("model", build["model"]),
             ("state", build["state"]),
-            ("detail", build["detail"] or None),
+            ("detail", build["detail"] or behind(build.get("ahead"))),
             ("dataset", build["digest"]),
             ("generation", build["generation"]),
             ("why", build["why"]),

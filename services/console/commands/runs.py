@@ -10,6 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.console.door import LOOK, Exit, client, fail, get, part, post, refuse, silent
+from services.console.formats import behind
 from services.console.output import AsJson, facts, short, table, when
 from services.console.terminal import err, out, show_json, show_json_line
 
@@ -63,7 +64,7 @@ def show(run: str, as_json: AsJson = False) -> None:
             ("run", found["id"]),
             ("model", found["model"]),
             ("state", found["state"]),
-            ("reason", found.get("reason") or None),
+            ("reason", found.get("reason") or behind(found.get("ahead"))),
             ("attempt", found.get("attempt")),
             ("step", f"{found['step']}/{found['total_steps']}"),
             ("loss", found["loss"]),

@@ -6,17 +6,18 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from services.console.figures import bins, funnel, lasted
-from services.console.session import Visitor, visits
+from services.console.session import Visitor, from_our_pages, visits
 from services.console.upstream import Answer, segment
-from services.console.views import page
+from services.console.views import back_to, page
 
 router = APIRouter()
 Reader = Annotated[Visitor, visits("data:read")]
+Writer = Annotated[Visitor, visits("data:write")]
 Typed = Annotated[str, Query(max_length=200)]
-STATES = ("queued", "waiting", "running", "ready", "failed", "superseded")
+STATES = ("queued", "waiting", "running", "ready", "failed", "superseded", "cancelled")
 SPLITS = ("train", "validation", "test")
 _PAGE, _FEW = 50, 20
 
@@ -65,6 +66,8 @@ async def dataset(request: Request, visitor: Reader, any_id: str, against: Typed
         command=f"driftwheel datasets show {shlex.quote(any_id)}",
         found=found,
         any_id=any_id,
+        path=f"/datasets/{segment(any_id)}",
+        open=build.get("state") in {"queued", "waiting", "running"},
         funnel=funnel(build) if build else [],
         characters=bins(build.get("lengths", {}).get("characters")),
         tokens=bins(build.get("lengths", {}).get("tokens")),
@@ -75,6 +78,14 @@ async def dataset(request: Request, visitor: Reader, any_id: str, against: Typed
         against=against,
         diff=diff,
     )
+
+
+@router.post("/datasets/{any_id}/cancel")
+async def cancel(request: Request, visitor: Writer, any_id: str) -> RedirectResponse:
+    from_our_pages(request)
+    path = f"/datasets/{segment(any_id)}"
+    answer = await visitor.post("data", f"{path}/cancel")
+    return back_to(path, "Cancelled." if answer.good else f"Not cancelled: {answer.detail}")
 
 
 async def _runs(visitor: Visitor, build: dict[str, str]) -> Answer | None:

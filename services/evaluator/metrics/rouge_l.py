@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from services.evaluator.metrics.metric import Answered, Floats, mean_of
 
 SIGNATURE = "rouge-score rougeL f-measure, no stemmer"
@@ -11,5 +9,9 @@ SIGNATURE = "rouge-score rougeL f-measure, no stemmer"
 
 def rouge_l(answered: Sequence[Answered]) -> Floats:
     """F-measure of ROUGE-L per row; a text without letters or digits gives 0."""
+    from rouge_score.rouge_scorer import (
+        RougeScorer,
+    )  # it brings scipy and pandas: 190 MB for the process of a job alone
+
     scorer = RougeScorer(["rougeL"], use_stemmer=False)
     return mean_of([scorer.score(one.reference, one.prediction)["rougeL"].fmeasure for one in answered])

@@ -52,7 +52,7 @@ def until(look: Callable[[], Any], what: str, seconds: float) -> Any:
 
 @pytest.fixture(scope="module")
 def driftwheel(stack: Stack, kafka: KafkaBroker) -> Driftwheel:
-    stack.start("data", "registry", "trainer", "monitor", "caddy")
+    stack.start("data-worker", "registry", "trainer", "monitor", "caddy")
     return Driftwheel(stack)
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from infra.kafka import topics
 from shared.contracts.errors import Poison, RetryLater
 from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
+from shared.delivery import handling
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.consumer import TopicConsumer
 from shared.delivery.intake import EVENT_BY_TOPIC
@@ -341,6 +342,25 @@ async def test_an_event_whose_other_never_comes_dies_in_the_end(bench: Bench) ->
         await opened.send(bench.own, "next")
         await opened.done("next")
         assert (await opened.states())["orphan"] == "dead"
+
+
+async def test_handlers_that_time_out_each_time_hold_up_nobody_for_ever_not_even_two_of_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out that names no part is no evidence of an outage, also for the other topic that has one."""
+    monkeypatch.setattr(handling, "_UNNAMED_SECONDS", 3.0)
+
+    async def too_slow() -> None:
+        raise TimeoutError
+
+    bench.behaviour = lambda _source, name: too_slow() if name.startswith("slow") else None
+    async with bench.open() as opened:
+        for topic in (bench.own, bench.foreign):
+            await opened.send(topic, f"slow-{topic}")
+            await opened.send(topic, f"next-{topic}")
+        await opened.done(f"next-{bench.own}", f"next-{bench.foreign}")
+        states = await opened.states()
+    assert {states[f"slow-{topic}"] for topic in (bench.own, bench.foreign)} == {"dead"}
 
 
 async def test_a_handler_that_hangs_on_the_last_record_is_begun_anew(bench: Bench) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -21,7 +22,7 @@ from shared.delivery.unit_of_work import Database
 from shared.jobs import endings
 from shared.jobs import worker as jobs
 from shared.jobs.attempts import Attempt, request_cancel
-from shared.jobs.queue import FairQueue
+from shared.jobs.queue import FairQueue, ahead
 from shared.jobs.worker import Jobs, defer
 
 JOB = "test_job"
@@ -129,6 +130,40 @@ async def test_models_take_turns_and_slow_jobs_of_one_leave_a_place_for_others(d
         async with db.unit_of_work() as work:
             await defer(work, JOB, lock="late-1", model="late")
         assert await take() == "late-1"
+
+
+async def test_what_is_said_to_be_ahead_is_what_is_taken_first(app: App, db: Database) -> None:
+    wished = [("busy", 0), ("busy", 5), ("quiet", 0), ("busy", 0), ("late", -5), ("quiet", 9)]
+    async with db.unit_of_work() as work:
+        await defer(work, "of-another-worker", lock="unknown", model="busy")
+        for number, (model, priority) in enumerate(wished):
+            await defer(work, JOB, lock=f"{model}-{number}", model=model, priority=priority)
+    keys = [f"{model}-{number}" for number, (model, _) in enumerate(wished)]
+    taken: list[str] = []
+    while len(taken) < len(keys):
+        async with db.unit_of_work() as work:
+            places = await ahead(work, keys)
+        waiting = sorted(places, key=lambda key: places[key].jobs)
+        assert [places[key].jobs for key in waiting] == list(range(len(taken), len(keys)))
+        assert [places[key].key for key in waiting[1:]] == waiting[:-1]
+        assert places[waiting[-1]].model == (places[waiting[-1]].key or "").split("-")[0]
+        job = await fetched(app)
+        await Attempt.claim(db, str(job.lock), None)
+        taken.append(str(job.lock))
+        assert taken[-1] == waiting[0]
+    assert taken == ["busy-1", "quiet-5", "late-4", "busy-0", "quiet-2", "busy-3"]
+
+
+async def test_nothing_is_said_to_be_ahead_of_a_job_that_does_not_wait_for_its_turn(
+    app: App, db: Database
+) -> None:
+    async with db.unit_of_work() as work:
+        await defer(work, JOB, lock="runs")
+        await defer(work, JOB, lock="pauses")
+    await fetched(app)
+    await app.job_manager.retry_job(await fetched(app), retry_at=datetime.now(UTC) + timedelta(hours=1))
+    async with db.unit_of_work() as work:
+        assert await ahead(work, ["runs", "pauses", "never-heard-of"]) == {}
 
 
 @contextlib.asynccontextmanager

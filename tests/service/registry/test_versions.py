@@ -1,5 +1,6 @@
 """From a trained adapter and its evidence to a decision: once, in any order, and never without evidence."""
 
+import asyncio
 import random
 from typing import Any
 
@@ -7,8 +8,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.contracts.errors import DriftwheelError, Invalid, NotFound, RetryLater
+from services.registry.service import Registry
+from shared.artifacts.objects import S3Objects
+from shared.contracts.errors import DriftwheelError, Invalid, NotFound, RetryLater, Unavailable
 from shared.contracts.events import ModelEvaluated
+from shared.delivery.failures import S3, classify
+from shared.service.clock import SystemClock
+from tests.kit import silent_store
 from tests.service.registry.conftest import BASE, MODEL, World, adapter, rollout, together, trained
 
 
@@ -104,6 +110,19 @@ async def test_an_evaluation_without_its_report_decides_nothing(world: World) ->
     assert await world.announced("model.rejected") == []
     await world.tell(await world.evaluated(1))
     assert len(await world.announced("model.approved")) == 1
+
+
+async def test_a_store_that_hangs_is_asked_for_seconds_and_then_waited_for_as_away(world: World) -> None:
+    """PostgreSQL would end the transaction after 30 s; the store's client gives up after minutes."""
+    await world.declare()
+    event = await world.evaluated(1)
+    with silent_store() as endpoint:
+        hanging = Registry(S3Objects(endpoint, "a", "b"), SystemClock())
+        with pytest.raises(Unavailable) as said:
+            async with asyncio.timeout(20), world.db.unit_of_work() as work:
+                await hanging.evaluated(work, event)
+    assert classify(said.value) == S3
+    assert not classify(said.value).bounded
 
 
 @pytest.mark.parametrize("how", ["altered", "elsewhere", "other-adapter", "other-verdict"])

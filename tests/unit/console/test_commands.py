@@ -85,9 +85,12 @@ LETTER = {
     "handled_at": "2026-01-01T12:00:00+00:00",
     "error": "NaN is not JSON.",
 }
+WAITING = {**BUILD, "state": "queued", "ahead": {"jobs": 1, "model": "other", "key": "build-9"}}
 ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/api/data/datasets"): {"datasets": [BUILD]},
     ("GET", "/api/data/datasets/build-1"): BUILD,
+    ("POST", "/api/data/datasets/build-1/cancel"): {**BUILD, "state": "cancelled"},
+    ("GET", "/api/data/datasets/build-2"): WAITING,
     ("GET", "/api/trainer/runs"): {"runs": [RUN]},
     ("GET", "/api/trainer/runs/run-1"): RUN,
     ("POST", "/api/trainer/runs/run-1/cancel"): {**RUN, "state": "cancelling"},
@@ -119,6 +122,8 @@ def ask(driftwheel: Command, door: Door) -> Command:
     [
         (("datasets", "list"), ("build-1", "dddddddddddd", "588"), [BUILD]),
         (("datasets", "show", "build-1"), ("dropped: duplicate", "12", "[red]what[/] is my balance"), BUILD),
+        (("datasets", "show", "build-2"), ("queued behind 1 job, next ahead: other build-9",), WAITING),
+        (("datasets", "cancel", "build-1"), ("build-1 cancelled",), {**BUILD, "state": "cancelled"}),
         (("runs", "list"), ("run-1", "60/60", "0.1235"), [RUN]),
         (("runs", "show", "run-1"), ("0.0020 EUR, 72 s", "█▄▂▁"), RUN),
         (("runs", "cancel", "run-1"), ("run-1 cancelling",), {**RUN, "state": "cancelling"}),

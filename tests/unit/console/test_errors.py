@@ -14,6 +14,7 @@ from tests.unit.console.conftest import Command, Door, problem
 COMMANDS = [
     ("datasets", "list"),
     ("datasets", "show", "x"),
+    ("datasets", "cancel", "x"),
     ("runs", "list"),
     ("runs", "show", "x"),
     ("runs", "cancel", "x"),

@@ -72,6 +72,18 @@ WORKING = {**JOB, "started_at": AT.format(3)}
         ([data(), trainer([REDRIVEN])], [], "it was redriven", "driftwheel status"),
         ([data(), trainer([TAKEN], jobs=[JOB])], [], "train run-1 waits for a worker", "driftwheel status"),
         (
+            [data(), trainer([TAKEN], jobs=[JOB | {"ahead": {"jobs": 3, "model": "other", "key": "run-9"}}])],
+            [],
+            "train run-1 is queued behind 3 jobs, next ahead: other run-9",
+            "driftwheel status",
+        ),
+        (
+            [data(), trainer([TAKEN], jobs=[JOB | {"ahead": {"jobs": 0, "model": None, "key": None}}])],
+            [],
+            "train run-1 is next in the queue",
+            "driftwheel status",
+        ),
+        (
             [data(), trainer([TAKEN], jobs=[WORKING])],
             [],
             "a worker of trainer is at train run-1, attempt 1",

@@ -216,3 +216,25 @@ def test_who_may_not_see_runs_is_not_shown_them(browser: Browser, shown: Door) -
     assert "Trained on it" not in browser.sees(f"/datasets/{ID}")
     browser.signs_in("run:read")
     browser.sees("/datasets", 403)
+
+
+def test_a_queued_build_says_what_is_ahead_and_can_be_cancelled(browser: Browser, door: Door) -> None:
+    path = f"/datasets/{ID}"
+    queued = build(state="queued", digest=None, finished_at=None)
+    door.says["data", path] = {**document(queued), "ahead": {"jobs": 2, "model": HOSTILE, "key": "build-9"}}
+    text = browser.sees(path)
+    assert "queued behind 2 jobs, next ahead: " in text
+    assert HOSTILE not in text
+    assert f'action="{path}/cancel"' in text
+    for said, told in (
+        (build_view(build(state="cancelled")), "Cancelled."),
+        (409, "Not%20cancelled%3A%20data%20said%20409"),
+    ):
+        door.says["data", f"{path}/cancel"] = said
+        answer = browser.sends(f"{path}/cancel")
+        assert answer.status_code == 303
+        assert told in answer.headers["location"]
+    assert door.asked[-1][:3] == ("POST", "data", f"{path}/cancel")
+    browser.signs_in("data:read")
+    assert "/cancel" not in browser.sees(path)
+    assert browser.sends(f"{path}/cancel").status_code == 403
