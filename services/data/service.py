@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,7 +24,6 @@ from services.data.domain import (
 )
 from services.data.formats import FORMATS
 from services.data.store import Store
-from services.data.upload import Received
 from shared.artifacts.corrections import FOREIGN_CORRECTIONS, keep
 from shared.artifacts.objects import ObjectStore
 from shared.contracts.errors import Conflict, Invalid, NotFound
@@ -39,6 +39,9 @@ from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.attempts import request_cancel
 from shared.jobs.worker import defer
 from shared.service.clock import Clock
+
+if TYPE_CHECKING:
+    from services.data.upload import Received  # it brings FastAPI, which the process of a build does not need
 
 log = structlog.get_logger()
 
@@ -60,7 +63,7 @@ class DataService:
         self._objects = objects
         self._clock = clock
 
-    async def add_file(self, work: UnitOfWork, subject: str, received: Received) -> UploadedFile:
+    async def add_file(self, work: UnitOfWork, subject: str, received: "Received") -> UploadedFile:
         """Keep an uploaded file: content first, then its row, so that no row names a missing object."""
         if received.purpose != PURPOSE:
             raise Invalid("This purpose is not supported.", f"Send purpose={PURPOSE}.")

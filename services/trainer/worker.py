@@ -9,7 +9,7 @@ from shared.delivery.unit_of_work import Database
 from shared.jobs.child import CONNECTIONS
 from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
-from shared.service.runtime import run_worker
+from shared.service.worker import run_worker
 
 
 def create_worker(settings: Settings) -> Jobs:

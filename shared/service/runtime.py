@@ -1,12 +1,8 @@
 """How a service lives: start in order, say whether it is alive and ready, stop cleanly."""
 
-import argparse
 import asyncio
 import functools
 import os
-import signal
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -30,8 +26,7 @@ from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.http.auth import Caller, requires
 from shared.http.server import server
 from shared.http.web import HttpWork, guard
-from shared.jobs import child
-from shared.jobs.worker import Jobs, Runner
+from shared.jobs.worker import Jobs
 from shared.operations import trace
 from shared.operations.backlog import Backlog
 from shared.operations.lag import Lag
@@ -39,13 +34,12 @@ from shared.operations.pulse import pulse
 from shared.operations.routes import make_event_operations
 from shared.service.health import Health, Loop
 from shared.service.progress import Progress, Watch
-from shared.service.settings import HttpSettings, ServiceSettings, WorkerSettings
+from shared.service.settings import HttpSettings, ServiceSettings
 from shared.telemetry.logs import configure
 from shared.telemetry.spans import REQUESTS, flush
 
 log = structlog.get_logger()
 S = TypeVar("S", bound=HttpSettings)
-W = TypeVar("W", bound=WorkerSettings)
 Background = tuple[str, Callable[[], Awaitable[None]]]
 Waits = Callable[[UnitOfWork, Sequence[str]], Awaitable[list[Json]]]
 PUBLIC_PATHS = (
@@ -251,36 +245,4 @@ def run_app(create_app: Callable[[S], FastAPI], settings_type: type[S]) -> None:
     os._exit(0)
 
 
-def run_worker(create_worker: Callable[[W], Jobs], settings_type: type[W]) -> None:
-    """Run jobs until SIGTERM, each attempt in a child, which runs this again with `--attempt KEY NUMBER CHANNEL`.
-
-    Unfinished ones go back to the queue and resume from their checkpoint.
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--attempt", nargs=3)
-    attempt = parser.parse_known_args()[0].attempt
-    settings = settings_type()
-    configure(f"{settings.service}-worker", settings.log_level, settings.otlp_endpoint)
-    jobs = create_worker(settings)
-    if attempt:
-        key, number, channel = attempt
-        child.work(jobs, key, int(number), int(channel))
-    else:
-        again = [sys.executable, *sys.orig_argv[1:]]
-        asyncio.run(_worker(jobs, child.InChild(again, settings.scratch)))
-    flush()
-    os._exit(0)
-
-
-async def _worker(jobs: Jobs, runner: Runner) -> None:
-    task = asyncio.ensure_future(jobs.run(runner))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    log.info("worker.started", host=socket.gethostname())
-    await asyncio.wait({task}, timeout=None)
-    if not task.cancelled() and (error := task.exception()):
-        raise error
-
-
-__all__ = ["PUBLIC_PATHS", "Background", "describe", "make_app", "run_app", "run_worker"]
+__all__ = ["PUBLIC_PATHS", "Background", "describe", "make_app", "run_app"]

@@ -9,8 +9,8 @@ from shared.delivery.unit_of_work import Database
 from shared.jobs.attempts import Attempt
 from shared.jobs.child import CONNECTIONS
 from shared.jobs.worker import Jobs
-from shared.service.runtime import run_worker
 from shared.service.settings import WorkerSettings, settings_config
+from shared.service.worker import run_worker
 
 JOB = "work"
 

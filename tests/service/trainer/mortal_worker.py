@@ -11,7 +11,7 @@ from shared.artifacts.objects import S3Objects
 from shared.delivery.unit_of_work import Database
 from shared.jobs.worker import Jobs
 from shared.service.clock import SystemClock
-from shared.service.runtime import run_worker
+from shared.service.worker import run_worker
 
 
 class Mortal(S3Objects):
