@@ -87,9 +87,10 @@ async def ended(db: Database, key: str = "job-a") -> Any:
     return await until(look, f"the end of {key}", PATIENCE)
 
 
-async def child_of(worker: psutil.Popen) -> psutil.Process:
+async def child_of(worker: psutil.Process | psutil.Popen) -> psutil.Process:
     async def look() -> psutil.Process | None:
-        return next(iter(worker.children()), None)
+        found = [process for process in worker.children() if "--attempt" in process.cmdline()]
+        return found[0] if found else None
 
     return await until(look, "a child", PATIENCE)
 
