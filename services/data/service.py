@@ -25,7 +25,7 @@ from services.data.domain import (
 from services.data.formats import FORMATS
 from services.data.store import Store
 from shared.artifacts.corrections import FOREIGN_CORRECTIONS, keep
-from shared.artifacts.objects import ObjectStore
+from shared.artifacts.objects import ObjectStore, look
 from shared.contracts.errors import Conflict, Invalid, NotFound
 from shared.contracts.events import (
     DriftDetected,
@@ -193,7 +193,7 @@ class DataService:
             for event in reversed(events)  # of one id the first counts
             if event.corrected is not None and event.correction is None
         }
-        moved = await keep(self._objects, inline, FOREIGN_CORRECTIONS)
+        moved = await look(keep(self._objects, inline, FOREIGN_CORRECTIONS)) if inline else {}
         times = [cause.time for cause in work.causes] or [self._clock.now()] * len(events)
         rows = [
             Feedback(

@@ -268,15 +268,15 @@ async def read_manifest(store: ObjectStore, bucket: str, digest: str) -> Manifes
     return Manifest(document["files"], document["meta"])
 
 
-async def look(reading: Awaitable[T], seconds: float = LOOK_SECONDS) -> T:
-    """A read of something small while a transaction is open, which PostgreSQL ends when it is idle for long.
+async def look(asked: Awaitable[T], seconds: float = LOOK_SECONDS) -> T:
+    """Something small that the store is asked while a transaction is open, which PostgreSQL ends when it is idle for long.
 
     Raises:
         Unavailable: the store, for so long. It is waited for as when it is away.
     """
     try:
         async with asyncio.timeout(seconds):
-            return await reading
+            return await asked
     except TimeoutError:
         silence = NoAnswer(f"nothing in {seconds:g} s")
         raise Unavailable("The object store does not answer.", "Look at its load.") from silence
