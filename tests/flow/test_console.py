@@ -14,7 +14,7 @@ from tests.flow.conftest import Told
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1_800),
     pytest.mark.skipif(chromium() is None, reason="no Chromium here: on Debian apt-get install chromium"),
 ]
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()

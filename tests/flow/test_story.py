@@ -8,7 +8,7 @@ from services.console.upstream import SERVICES
 from services.console.waiting import why
 from tests.flow.conftest import Told
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 WANTED = {
     "drift.detected",
     "dataset.ready",
