@@ -80,6 +80,7 @@ def policy() -> dict[str, object]:
     """The example's policy, for a story of a third of the size."""
     document: dict[str, object] = yaml.safe_load((SUPPORT / "policy.yaml").read_text())
     document["data"] = {"min_rows": 100, "max_tokens": 128}
+    document["generation"] = {"max_tokens": 12, "few_shot": 8, "max_rows": 48}
     document["gates"] = [
         {"name": "floor", "metric": "exact_match", "at_least": 0.3},
         {"name": "no-forgetting", "split": "champion_test", "versus": "champion", "margin": -0.4},
