@@ -55,6 +55,7 @@ bench: setup ## Measure latency, throughput and memory
 # Everything twice, a random fault a minute; the same SEED draws the same faults.
 MINUTES ?= 10
 chaos: setup ## Kill, freeze and cut parts for MINUTES=10 with SEED=…, then check the whole history
+	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 format: $(BIN)/.synced ## Rewrite the code in the house format
