@@ -123,7 +123,7 @@ class DeliverySettings(KafkaSettings, BaseSettings):
         description="Days that a dead letter can be redriven; as the retention of the topics of dead letters.",
     )
     retry_later_seconds: float = Field(
-        900,
+        120,
         gt=0,
         description="How long an event waits for the one it depends on, before it is dead-lettered. Time in which "
         "another consumer of the service stands still does not count.",

@@ -1,5 +1,6 @@
 """The whole platform on a random tiny model: every process is real, only the language skill is missing."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,10 +18,15 @@ from tests.loop import Platform
 def full_stack() -> Iterator[Stack]:
     home = Path(tempfile.mkdtemp(prefix="driftwheel-faults-"))
     make_tiny(home / "tiny-model", tokenizer=LocalSettings().base_model)
-    with Stack(home, engine="transformers", base_model=home / "tiny-model", http_port=18180) as stack:
-        stack.start()
-        yield stack
-    shutil.rmtree(home, ignore_errors=True)
+    # An event of a model that nobody declares is given up within a test's patience.
+    os.environ["DRIFTWHEEL_TRAINER__RETRY_LATER_SECONDS"] = "20"
+    try:
+        with Stack(home, engine="transformers", base_model=home / "tiny-model", http_port=18180) as stack:
+            stack.start()
+            yield stack
+    finally:
+        del os.environ["DRIFTWHEEL_TRAINER__RETRY_LATER_SECONDS"]
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")
