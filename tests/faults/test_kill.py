@@ -44,23 +44,23 @@ async def once_approved(platform: Platform, model: str) -> Any:
 
 Moment = Callable[[Platform, str], Awaitable[Any]]
 CASES: list[tuple[str, Moment]] = [
-    # One death of each part in every run of the suite; the others by `make chaos`.
-    ("data", at_once),
+    # Each station of the loop and each store once in every run of the suite; all the rest by `make chaos`.
     ("data-worker", while_building),
-    ("trainer", at_once),
     ("trainer-worker", while_training),
-    ("evaluator", after_training),
     ("evaluator-worker", while_evaluating),
     ("registry", while_evaluating),
     ("serving", once_approved),
-    ("engine", once_approved),
-    ("monitor", at_once),
     ("kafka", while_training),
     ("postgres", while_evaluating),
 ]
 SOAK: list[tuple[str, Moment]] = [
+    ("data", at_once),
+    ("trainer", at_once),
     ("trainer", while_training),
     ("trainer-worker", at_a_checkpoint),
+    ("evaluator", after_training),
+    ("engine", once_approved),
+    ("monitor", at_once),
     ("kafka", while_evaluating),
     ("postgres", while_training),
 ]

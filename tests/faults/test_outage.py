@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 SECONDS = 15
 
 
-@pytest.mark.parametrize("how", ["gone", "frozen"])
+@pytest.mark.parametrize("how", ["gone", pytest.param("frozen", marks=pytest.mark.soak)])
 async def test_chat_goes_on_and_everything_is_written_afterwards(platform: Platform, how: How) -> None:
     model = f"outage-{how}"
     await champion(platform, model)
@@ -34,6 +34,7 @@ async def test_chat_goes_on_and_everything_is_written_afterwards(platform: Platf
     assert set(found.judgement_events.values()) == {1}
 
 
+@pytest.mark.soak
 async def test_serving_and_its_engine_come_back_in_the_middle_of_an_outage(platform: Platform) -> None:
     """kill -9 of both: routes, adapters and what was not written yet survive on the disk."""
     model = "outage-restart"
