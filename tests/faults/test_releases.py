@@ -23,7 +23,7 @@ from tests.loop import Platform, until
 
 ROOT = Path(__file__).parents[2]
 PREVIOUS = (Path(__file__).with_name("previous_release")).read_text().split()[0]
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 class _Previous(Service):
