@@ -46,8 +46,10 @@ check: $(BIN)/.synced ## Format, lint, types, architecture, unit tests (light: n
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit
 
+# Where to look for them: make test TESTS=tests/flow
+TESTS ?= tests
 test: setup ## All tests, on real Kafka, PostgreSQL, S3 and vLLM
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest --durations=40 $(TESTS)
 
 bench: setup ## Measure latency, throughput and memory
 	@set -e; for file in bench/[a-z]*.py; do echo "· $$file" >&2; $(BIN)/python -m bench.$$(basename $$file .py); done

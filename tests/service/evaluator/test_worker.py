@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import text
 
 from services.evaluator.settings import Settings
@@ -54,6 +55,7 @@ def worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.soak
 async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     world: World, make_adapter: Callable[..., Path], tmp_path: Path
 ) -> None:

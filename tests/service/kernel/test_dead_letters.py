@@ -221,7 +221,7 @@ async def test_a_crash_anywhere_in_a_redrive_loses_nothing(make_kernel_database:
     await service.db.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_thousand_are_handled_again_once_each(desk: Desk) -> None:
     broken = True
 

@@ -85,7 +85,9 @@ async def ended(world: World, run_id: str) -> str:
     return await until(state, 180)
 
 
-@pytest.mark.parametrize("recipe", [LONG, LORA], ids=["rehearsal", "lora"])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(LONG, id="rehearsal", marks=pytest.mark.soak), pytest.param(LORA, id="lora")]
+)
 async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(
     world: World, start: Start, recipe: Recipe
 ) -> None:
@@ -104,7 +106,7 @@ async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(
     assert await world.checkpoints(run_id) == []
 
 
-@pytest.mark.parametrize("file", ["state.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["state.json", pytest.param("manifest.json", marks=pytest.mark.soak)])
 async def test_killed_in_a_checkpoint_it_goes_on_and_ends_the_same(
     world: World, start: Start, file: str
 ) -> None:
@@ -118,6 +120,7 @@ async def test_killed_in_a_checkpoint_it_goes_on_and_ends_the_same(
     assert len(await world.sent("model.trained")) == 1
 
 
+@pytest.mark.soak
 async def test_a_frozen_worker_that_wakes_up_changes_nothing(
     world: World, start: Start, tmp_path: Path
 ) -> None:
