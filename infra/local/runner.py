@@ -102,7 +102,7 @@ class Runner:
                 if self.part.external(self.site):
                     self._live_with_external()
                 else:
-                    self.part.prepare(self.site)
+                    self._prepare()
                     self._keep_alive()
         except Exception as error:  # noqa: BLE001  whatever a part raises, the stack must learn that it failed
             self._fail(f"{type(error).__name__}: {error}")
@@ -137,6 +137,18 @@ class Runner:
                 elif time.monotonic() - started > self.part.start_seconds:
                     self._fail(reason)
                     return
+
+    def _prepare(self) -> None:
+        """Tried as often as a first start: what the part needs may be slow while everything starts at once."""
+        for failures in range(1, FIRST_ATTEMPTS + 1):
+            try:
+                self.part.prepare(self.site)
+            except Exception as error:
+                if failures == FIRST_ATTEMPTS or self._stopping.wait(back_off(failures)):
+                    raise
+                self._set("preparing", detail=f"tried again after {type(error).__name__}: {error}")
+            else:
+                return
 
     def _keep_alive(self) -> None:
         failures = 0

@@ -115,10 +115,9 @@ def make_api(service: DataService, settings: Settings, comparer: Comparer) -> AP
     @router.post("/datasets/{any_id}/cancel", tags=["datasets"])
     async def cancel(any_id: str, work: HttpWork, caller: Writer) -> Json:
         """End a build that waits or runs."""
-        build = await service.build(work, any_id, lock=True)
+        build = await service.build(work, any_id)
         caller.demand("data:write", build.model)
-        await service.cancel(work, build, caller.subject)
-        return build_view(build)
+        return build_view(await service.cancel(work, build.id, caller.subject))
 
     @router.get("/datasets/{any_id}/diff", tags=["datasets"])
     async def diff(

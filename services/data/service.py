@@ -36,7 +36,7 @@ from shared.contracts.events import (
 )
 from shared.contracts.policy import RetrainGovernor
 from shared.delivery.unit_of_work import UnitOfWork
-from shared.jobs.attempts import request_cancel
+from shared.jobs.attempts import hold, request_cancel
 from shared.jobs.worker import defer
 from shared.service.clock import Clock
 
@@ -130,23 +130,23 @@ class DataService:
             raise NotFound("There is no such dataset or build.", "List them: driftwheel datasets list")
         return found
 
-    async def cancel(self, work: UnitOfWork, build: Build, who: str) -> None:
+    async def cancel(self, work: UnitOfWork, build_id: str, who: str) -> Build:
         """End a build that waits or runs; its worker ends its process. Cancelling twice changes nothing.
-
-        Args:
-            build: locked.
 
         Raises:
             Conflict: the build has ended otherwise.
         """
+        await hold(work, build_id)
+        build = await self.build(work, build_id, lock=True)
         if build.state == "cancelled":
-            return
+            return build
         if build.state in ENDED:
             raise Conflict(
                 f"A build that is {build.state} cannot be cancelled.", "Look: driftwheel datasets show BUILD."
             )
         build.state, build.detail, build.finished_at = "cancelled", f"cancelled by {who}", self._clock.now()
         await request_cancel(work, build.id, build.detail)
+        return build
 
     async def provenance(self, work: UnitOfWork, build: Build) -> Provenance:
         store = Store(work.session)

@@ -145,7 +145,7 @@ class Store:
         return [(model, dict(cause or {})) for model, cause in (await self._session.exec(query)).all()]
 
     async def build(self, build_id: str, *, lock: bool = False) -> Build | None:
-        query = select(Build).where(Build.id == build_id)
+        query = select(Build).where(Build.id == build_id).execution_options(populate_existing=True)
         return (await self._session.exec(query.with_for_update() if lock else query)).first()
 
     async def build_of_dataset(self, digest: str) -> Build | None:

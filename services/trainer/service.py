@@ -33,7 +33,7 @@ from shared.contracts.errors import Conflict, Invalid, NotFound, RetryLater
 from shared.contracts.events import DatasetReady, ModelDeclared, ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Recipe
 from shared.delivery.unit_of_work import UnitOfWork
-from shared.jobs.attempts import request_cancel
+from shared.jobs.attempts import hold, request_cancel
 from shared.jobs.worker import defer
 from shared.service.clock import Clock
 
@@ -257,6 +257,7 @@ class TrainerService:
 
     async def cancel(self, work: UnitOfWork, run_id: str, who: str) -> Run:
         """Stop a run: at once while it is queued, at its next step while it runs. Cancelling twice changes nothing."""
+        await hold(work, run_id)
         run = await self._existing(work, run_id, lock=True)
         state = advance(run.state, "cancel")
         if state == run.state:

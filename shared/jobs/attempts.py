@@ -75,10 +75,7 @@ class Attempt:
             Superseded: a newer attempt was claimed.
         """
         async with self.db.unit_of_work(self.cause) as work:
-            row = await work.execute(
-                "SELECT number FROM attempts WHERE key = :key FOR UPDATE", {"key": self.key}
-            )
-            if row.scalar_one() != self.number:
+            if await hold(work, self.key) != self.number:
                 raise self._superseded()
             yield work
 
@@ -118,6 +115,17 @@ class Attempt:
         return Superseded(f"A newer attempt of {self.key} is running.", "Nothing to do: this one stops.")
 
 
+async def hold(work: UnitOfWork, key: str) -> int | None:
+    """Lock the attempts at this job until the end of the transaction; returns the newest one's number.
+
+    Whoever changes both a job and its attempts takes this lock before the job's own row, as its worker does: in the
+    other order the two would wait for each other.
+    """
+    rows = await work.execute("SELECT number FROM attempts WHERE key = :key FOR UPDATE", {"key": key})
+    number: int | None = rows.scalar_one_or_none()
+    return number
+
+
 async def wanted(work: UnitOfWork, key: str, job: str, model: str | None) -> None:
     """In the transaction that defers the job."""
     cause = work.cause
@@ -132,5 +140,8 @@ async def wanted(work: UnitOfWork, key: str, job: str, model: str | None) -> Non
 
 
 async def request_cancel(work: UnitOfWork, key: str, reason: str) -> None:
-    """Ask the job of this key to stop: it never starts if it has not, and else ends at its next `check()` or is ended."""
+    """Ask the job of this key to stop: it never starts if it has not, and else ends at its next `check()` or is ended.
+
+    The caller holds the job (`hold`).
+    """
     await work.execute(_CANCEL, {"key": key, "reason": reason})

@@ -266,6 +266,7 @@ class Jobs:
                 await self._end(attempt, "done")
             else:
                 log.warning("job.superseded")
+                await self._release(attempt)
             return
         if again(end, attempt.retries):
             self._troubles[attempt.key] += 1

@@ -109,7 +109,7 @@ async def test_a_queued_build_that_is_cancelled_never_starts(running: World) -> 
     async with running.db.unit_of_work() as work:
         file = await running.upload(jsonl(questions(60)))
         build = await running.service.request_dataset(work, "tester", MODEL, [file], None)
-        await running.service.cancel(work, build, "ann")
+        await running.service.cancel(work, build.id, "ann")
         build_id = build.id
 
     async def outcome() -> Any:

@@ -40,7 +40,12 @@ PANELS: list[dict[str, Any]] = [
 ]
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
 # Metrics whose samples need a whole turn of the loop: their labels are taken from where they are declared.
-DECLARED = ("services.data.metrics", "services.trainer.answers", "services.monitor.telemetry")
+DECLARED = (
+    "shared.telemetry.metrics",
+    "services.data.metrics",
+    "services.trainer.answers",
+    "services.monitor.telemetry",
+)
 
 Scrape = dict[str, frozenset[str]]
 

@@ -98,6 +98,32 @@ def test_a_part_that_never_gets_ready_is_given_up_with_the_end_of_its_log(
     assert not runner.ready.is_set()
 
 
+class Slow(Script):
+    """What it needs does not answer its first preparations."""
+
+    def __init__(self, failures: int):
+        super().__init__(WAIT, "slow")
+        self.failures = failures
+
+    def prepare(self, site: Site) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise NotReady("connection timeout expired")
+
+
+def test_a_part_whose_preparation_fails_for_a_while_starts_all_the_same(
+    site: Site, runners: list[Runner]
+) -> None:
+    patient = run(Slow(FIRST_ATTEMPTS - 1), site, runners)
+    assert patient.ready.wait(30)
+    hopeless = run(Slow(FIRST_ATTEMPTS), site, runners)
+    assert hopeless.ended.wait(30)
+    assert (hopeless.status.state, hopeless.status.detail) == (
+        "failed",
+        "NotReady: connection timeout expired",
+    )
+
+
 def test_what_needs_a_failed_part_fails_too_and_never_starts(site: Site, runners: list[Runner]) -> None:
     broken = run(Script("raise SystemExit(3)"), site, runners)
     needy = run(Script(WAIT, "needy"), site, runners, needs=[broken])

@@ -307,6 +307,25 @@ async def test_crashes_in_a_row_without_progress_fail_the_job_with_words(db: Dat
     assert reasons[0].endswith("Ask for less.")
 
 
+async def test_an_attempt_that_was_taken_for_dead_and_ends_in_order_is_no_crash(db: Database) -> None:
+    """Its worker was only slow, or frozen: nothing of the job's doing."""
+    await wanted(db)
+    newer: list[Attempt] = []
+
+    async def run(attempt: Attempt) -> None:
+        newer.append(await Attempt.claim(db, attempt.key, None))
+        await attempt.check()
+
+    async def crashes() -> int:
+        async with db.unit_of_work() as work:
+            return int((await work.execute("SELECT crashes FROM attempts")).scalar_one())
+
+    async with working(db, run), asyncio.timeout(60):
+        while not newer or await crashes() > 1:
+            await asyncio.sleep(0.05)
+    assert [attempt.crashes for attempt in newer] == [1], "nobody knew yet how the first one ends"
+
+
 async def test_crashes_with_progress_between_them_do_not_count(db: Database) -> None:
     await wanted(db)
     for _ in range(endings.MAX_CRASHES * 3):

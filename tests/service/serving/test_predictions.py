@@ -34,7 +34,7 @@ def served(text: str | None = "yes") -> Served:
     )
     messages = [{"role": "user", "content": "wo ist mein Päckchen?"}]
     line = None if text is None else text_line(answer_id, "support", messages, text)
-    return Served(event, request_envelope("serving"), line)
+    return Served(event, request_envelope("serving", correlationid=f"story-{answer_id}"), line)
 
 
 class Flaky(S3Objects):

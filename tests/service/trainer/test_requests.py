@@ -8,12 +8,15 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from services.trainer.handlers import make_handlers
+from services.trainer.store import Store
 from services.trainer.wishes import Wish
 from shared.contracts.errors import Conflict, RetryLater
 from shared.contracts.events import ModelRejected, TrainingRequested
 from shared.contracts.policy import Budget, Recipe
 from shared.delivery.bus import make_broker
 from shared.delivery.handling import Done, Handling, Tries
+from shared.jobs.attempts import Attempt
+from tests.kit import until
 from tests.service.trainer.conftest import MODEL, TINY, World, cause, ready
 
 REPLIES = "replies.pipeline"
@@ -215,6 +218,31 @@ async def test_a_queued_run_is_cancelled_at_once_and_only_once(world: World) -> 
     assert (run.state, run.reason) == ("cancelled", "cancelled by tester")
     assert run.finished_at is not None
     assert await world.states() == ["accepted", "cancelled"]
+
+
+async def test_a_cancel_and_the_worker_of_the_run_do_not_wait_for_each_other(world: World) -> None:
+    run_id = await world.queued()
+    attempt = await Attempt.claim(world.db, run_id, None)
+    begun = asyncio.Event()
+
+    async def cancel() -> None:
+        async with world.db.unit_of_work(cause()) as work:
+            begun.set()
+            await world.service.cancel(work, run_id, "tester")
+
+    async with attempt.work() as work:
+        cancelling = asyncio.create_task(cancel())
+        await begun.wait()
+        await until(lambda: waits_for_a_lock(world), "a cancel that waits")
+        assert await Store(work.session).run(run_id, lock=True)
+    await cancelling
+    assert (await world.run(run_id)).state == "cancelled"
+
+
+async def waits_for_a_lock(world: World) -> bool:
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with world.db.unit_of_work() as work:
+        return bool((await work.execute(blocked)).scalar_one())
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed"])
