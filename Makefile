@@ -46,10 +46,11 @@ check: $(BIN)/.synced ## Format, lint, types, architecture, unit tests (light: n
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/unit
 
-# Where to look for them: make test TESTS=tests/flow
+# Where to look for them: make test TESTS=tests/flow. Side by side, each on servers of its own: SIDE_BY_SIDE=1 is one by one.
 TESTS ?= tests
+SIDE_BY_SIDE ?= 2
 test: setup ## All tests, on real Kafka, PostgreSQL, S3 and vLLM
-	$(BIN)/python -m pytest --durations=40 $(TESTS)
+	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --durations=40 $(TESTS)
 
 bench: setup ## Measure latency, throughput and memory
 	@set -e; for file in bench/[a-z]*.py; do echo "· $$file" >&2; $(BIN)/python -m bench.$$(basename $$file .py); done

@@ -16,12 +16,21 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import KafkaError
 from psycopg import sql
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from infra.kafka import topics
 from infra.local.stack import Stack
 from shared.delivery.kafka import connection
 from shared.delivery.settings import KafkaSettings
 
+WHOLE_PLATFORMS = (
+    "tests/contract/engines/",
+    "tests/faults/",
+    "tests/flow/",
+    "tests/service/infra/test_alerts",
+    "tests/service/infra/test_traces",
+)
 KEPT = ("DRIFTWHEEL_CACHE", "DRIFTWHEEL_BASE_MODEL", "DRIFTWHEEL_ENGINE_PYTHON")
 HIGH_WATERMARK = -1
 _numbers = itertools.count(1)
@@ -120,6 +129,18 @@ class S3Store:
 
     def key(self, role: str = "admin") -> tuple[str, str]:
         return self.stack.site.s3_key(role)
+
+
+class ByModule(LoadScopeScheduling):
+    """Side by side (`-n`), a module stays together for its fixtures, and no two whole platforms or engines run at once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "whole platforms" if module.startswith(WHOLE_PLATFORMS) else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")
