@@ -3,16 +3,13 @@
 Every replica reports the same rows: take the largest, never the sum.
 """
 
-import asyncio
 from collections.abc import Collection
 from typing import Any
 
-import psycopg
-import structlog
 from psycopg.rows import TupleRow
-from sqlalchemy.exc import SQLAlchemyError
 
 from shared.delivery.unit_of_work import Database
+from shared.operations.measuring import measuring
 from shared.telemetry.metrics import (
     DEAD_LETTERS,
     JOB_OLDEST_SECONDS,
@@ -23,7 +20,6 @@ from shared.telemetry.metrics import (
 
 EVERY_SECONDS = 5.0
 STATES = ("waiting", "running")
-_PATIENCE_SECONDS = 10.0
 
 MOST_COUNTED = 10_000
 """Beyond this a number is PostgreSQL's estimate: counting 300,000 rows each second is load without news."""
@@ -52,8 +48,6 @@ FROM (
 GROUP BY task_name, state
 """
 
-log = structlog.get_logger()
-
 
 class Backlog:
     """Measures every few seconds.
@@ -71,16 +65,8 @@ class Backlog:
         self._jobs: set[str] = set()
 
     async def run(self) -> None:
-        """Measure until cancelled. What is not known is not shown: an old number would look like a calm one."""
-        while True:
-            try:
-                async with asyncio.timeout(_PATIENCE_SECONDS):
-                    await self.measure()
-            except (psycopg.Error, SQLAlchemyError, OSError, TimeoutError) as error:
-                log.warning("backlog.unknown", error=type(error).__name__)
-                for gauge in (OUTBOX_PENDING, OUTBOX_AGE_SECONDS, DEAD_LETTERS, JOBS, JOB_OLDEST_SECONDS):
-                    gauge.clear()
-            await asyncio.sleep(EVERY_SECONDS)
+        gauges = (OUTBOX_PENDING, OUTBOX_AGE_SECONDS, DEAD_LETTERS, JOBS, JOB_OLDEST_SECONDS)
+        await measuring("backlog", self.measure, gauges, EVERY_SECONDS)
 
     async def measure(self) -> None:
         """Look once, and show what was found."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import psutil
 import pytest
+from prometheus_client import REGISTRY
 
+from services.data.metrics import BuildCounts
 from services.data.settings import Settings
 from shared.contracts.events import ModelDeclared
 from shared.contracts.policy import DataPolicy, Policy
@@ -140,14 +142,10 @@ async def test_a_build_that_has_ended_cannot_be_cancelled(running: World, keys: 
 
 
 async def test_the_builds_that_have_ended_are_counted_for_prometheus(running: World) -> None:
-    from prometheus_client import REGISTRY
-
-    from services.data.metrics import BuildCounts
-
     await running.declare(data=DataPolicy(min_rows=10))
     rows = [*questions(60), *questions(1)]
     assert (await running.build(await running.upload(jsonl(rows))))["state"] == "ready"
-    await BuildCounts(running.db).read()
+    await BuildCounts(running.db).measure()
     ended = {"why": "upload", "state": "ready"}
     assert REGISTRY.get_sample_value("driftwheel_data_builds", ended) == 1
     assert REGISTRY.get_sample_value("driftwheel_data_rows_dropped", {"reason": "duplicate"}) == 1

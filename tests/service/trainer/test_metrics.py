@@ -20,17 +20,17 @@ async def put(world: World, run_id: str, **values: object) -> None:
 
 async def test_a_run_is_shown_while_a_worker_has_it(world: World) -> None:
     run_id, progress = await world.queued(), RunProgress(world.db)
-    await progress.read()
+    await progress.measure()
     assert shown("step", run_id) is None
 
     await put(world, run_id, state="running")
-    await progress.read()
+    await progress.measure()
     assert (shown("step", run_id), shown("steps", run_id), shown("loss", run_id)) == (0, 0, None)
 
     await put(world, run_id, step=7, total_steps=12, loss=0.5)
-    await progress.read()
+    await progress.measure()
     assert (shown("step", run_id), shown("steps", run_id), shown("loss", run_id)) == (7, 12, 0.5)
 
     await put(world, run_id, state="succeeded")
-    await progress.read()
+    await progress.measure()
     assert (shown("step", run_id), shown("steps", run_id), shown("loss", run_id)) == (None, None, None)

@@ -74,7 +74,7 @@ async def reaches(world: World, run_id: str, step: int) -> None:
     async def there() -> bool:
         return (await world.run(run_id)).step >= step
 
-    await until(there, 120)
+    await until(there, f"step {step}")
 
 
 async def ended(world: World, run_id: str) -> str:
@@ -82,7 +82,11 @@ async def ended(world: World, run_id: str) -> str:
         run = await world.run(run_id)
         return run.state if run.finished_at else None
 
-    return await until(state, 180)
+    return await until(state, "the end of the run")
+
+
+async def cleaned(world: World, run_id: str) -> bool:
+    return await world.checkpoints(run_id) == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ async def test_killed_in_an_epoch_it_goes_on_and_ends_the_same(
     assert starts[0] == 0
     assert starts[1] >= 20, "at most one checkpoint interval is lost"
     assert len(await world.sent("model.trained")) == 1
-    assert await world.checkpoints(run_id) == []
+    await until(lambda: cleaned(world, run_id), "its checkpoints to go, which they do after the end is told")
 
 
 @pytest.mark.parametrize("file", ["state.json", pytest.param("manifest.json", marks=pytest.mark.soak)])
@@ -141,7 +145,7 @@ async def test_a_frozen_worker_that_wakes_up_changes_nothing(
     async def gave_up() -> bool:
         return b"job.superseded" in (tmp_path / "worker-0.log").read_bytes()
 
-    await until(gave_up, 60)
+    await until(gave_up, "the frozen worker's end")
     assert ((await world.run(run_id)).model_dump(), await world.sent()) == before
     assert await world.weights(run_id) == weights
     assert len(await world.sent("model.trained")) == 1
