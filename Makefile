@@ -39,16 +39,17 @@ doctor: $(BIN)/.synced ## Say what is wrong with this machine, and how to mend i
 
 ##@ Develop
 .PHONY: check test bench chaos format lock
+# Tests at a time, each on servers of its own; with 0 there are no processes in between, as a debugger likes it.
+SIDE_BY_SIDE ?= 2
 check: $(BIN)/.synced ## Format, lint, types, architecture, unit tests (light: no engine)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n $(SIDE_BY_SIDE) tests/unit
 
-# Where to look for them: make test TESTS=tests/flow. Side by side, each on servers of its own: SIDE_BY_SIDE=1 is one by one.
+# Where to look for them: make test TESTS=tests/flow
 TESTS ?= tests
-SIDE_BY_SIDE ?= 2
 test: setup ## All tests, on real Kafka, PostgreSQL, S3 and vLLM
 	$(BIN)/python -m pytest -n $(SIDE_BY_SIDE) --durations=40 $(TESTS)
 

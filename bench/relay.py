@@ -27,7 +27,7 @@ from infra.local.stack import Stack
 from shared.contracts.events import FeedbackRecorded
 from shared.delivery import schema
 from shared.delivery.bus import make_producer
-from shared.delivery.kafka import connection
+from shared.delivery.kafka import broker_connection
 from shared.delivery.relay import Relay
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
@@ -136,7 +136,7 @@ async def peer(url: str, settings: DeliverySettings, messages: int, **tuning: An
         await started.run_sync(metadata.drop_all)
         await started.run_sync(metadata.create_all)
     broker = outbox.OutboxBroker(engine, outbox_table=table, logger=None)
-    kafka = KafkaBroker(**connection(settings), acks="all", enable_idempotence=True, logger=None)
+    kafka = KafkaBroker(**broker_connection(settings), acks="all", enable_idempotence=True, logger=None)
     sent = 0
 
     @kafka.publisher(FeedbackRecorded.topic)

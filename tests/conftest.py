@@ -33,6 +33,8 @@ WHOLE_PLATFORMS = (
 )
 KEPT = ("DRIFTWHEEL_CACHE", "DRIFTWHEEL_BASE_MODEL", "DRIFTWHEEL_ENGINE_PYTHON")
 HIGH_WATERMARK = -1
+for _size in ("COLUMNS", "LINES"):  # the terminal of whoever runs the tests is no part of them
+    os.environ.pop(_size, None)
 _numbers = itertools.count(1)
 
 

@@ -59,9 +59,12 @@ def promoted(version: int, sequence: int, **more: object) -> ModelPromoted:
     )
 
 
+_SPOOLS = tempfile.TemporaryDirectory(prefix="driftwheel-spools-")
+
+
 def spool(folder: Path | None = None, limit: int = 10_000_000, records: int = 200) -> Spool:
     """In a folder of its own, if none is given."""
-    return Spool(folder or Path(tempfile.mkdtemp(prefix="driftwheel-spool-")), limit, records)
+    return Spool(folder or Path(tempfile.mkdtemp(dir=_SPOOLS.name)), limit, records)
 
 
 @dataclass
