@@ -6,8 +6,9 @@ from pathlib import Path
 
 import libfaketime
 
+from infra.local.credentials import SERVICES
 from infra.local.part import Launch, Part
-from infra.local.parts import parts_of
+from infra.local.parts import WORKERS
 from infra.local.parts.service import Service, Worker
 from infra.local.site import Site
 
@@ -54,10 +55,6 @@ class _Worker(Worker):
 
 def parts(replicas: int) -> list[Part]:
     """Our services and workers, each replica, with such a clock."""
-    usual = parts_of(replicas)
-    numbers = {name: int(name.rpartition("-")[2]) if name[-1].isdigit() else 1 for name in usual}
-    return [
-        (_Worker if isinstance(part, Worker) else _Service)(part.service, numbers[name])
-        for name, part in usual.items()
-        if isinstance(part, Service)
-    ]
+    several = range(1, replicas + 1)
+    services = (_Service(name, number) for name in SERVICES for number in several)
+    return [*services, *(_Worker(name, number) for name in WORKERS for number in several)]
