@@ -99,8 +99,15 @@ class Relay:
         self._make_producer = make_producer
         self._known_topics: set[str] = set()
         self._blocked: dict[str, Block] = {}
+        self._away = ""
         OUTBOX_SENT.labels(service)  # from 0: a counter that starts with its first event hides it from rate()
         OUTBOX_REFUSED.labels(service)
+
+    @property
+    def waits_for(self) -> str:
+        """The part that is away, or what Kafka refuses; empty while events go their way."""
+        refused = f"Kafka takes nothing for {', '.join(sorted(self._blocked))}" if self._blocked else ""
+        return self._away or refused
 
     async def run(self) -> None:
         """Relay until cancelled; a lost database or broker is met with back-off."""
@@ -110,15 +117,15 @@ class Relay:
                 await self._lead()
                 pause = 0.2
             except (psycopg.Error, KafkaError, OSError, TimeoutError) as error:
-                log.warning(
-                    "relay.paused", error=type(error).__name__, part=classify(error).part, seconds=pause
-                )
+                self._away = classify(error).part or type(error).__name__
+                log.warning("relay.paused", error=type(error).__name__, part=self._away, seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
 
     async def _lead(self) -> None:
         async with await connect(self._url, autocommit=True, idle_session_timeout=_IDLE) as lead:
-            while not await _locked(lead, LEADING):  # noqa: ASYNC110 (PostgreSQL does not tell when a lock is free)
+            while not await _locked(lead, LEADING):  # PostgreSQL does not tell when a lock is free
+                self._away = ""
                 await asyncio.sleep(1)
             await lead.execute("LISTEN outbox")
             producer = self._make_producer()
@@ -142,6 +149,7 @@ class Relay:
         while True:
             await lead.execute("SELECT 1")
             rows = await self._relay_batch(connection, producer)
+            self._away = ""
             last = time.monotonic() if rows else last
             if rows >= _MANY and not busy:
                 busy = await _locked(lead, LEADING + 1)

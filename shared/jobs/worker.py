@@ -162,6 +162,8 @@ class Jobs:
         self._run: Runner = in_process
         self._troubles: Counter[str] = Counter()
         self._unreleased: list[Attempt] = []
+        self.waits_for = ""
+        """The part that is away; empty while jobs are taken."""
 
     def add(
         self,
@@ -192,6 +194,7 @@ class Jobs:
                     raise
                 if time.monotonic() - began > 60:
                     seconds = 0.5
+                self.waits_for = classify(error).part or type(error).__name__
                 log.warning("worker.paused", error=type(error).__name__, seconds=seconds)
                 await asyncio.sleep(seconds)
                 seconds = min(seconds * 2, 5.0)
@@ -209,6 +212,7 @@ class Jobs:
         for kind in self._kinds.values():
             app.task(name=kind.name, pass_context=True, retry=_Retry())(self._task(kind))
         async with app.open_async():
+            self.waits_for = ""
             rescue = asyncio.create_task(self._rescue(app))
             worker = asyncio.create_task(
                 app.run_worker_async(

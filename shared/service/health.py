@@ -44,32 +44,45 @@ class Part:
 
 
 class Loop:
-    """Runs a coroutine for ever: one that ends or fails is started again, and says so."""
+    """Runs a coroutine for ever: one that ends or fails is started again, and says so.
 
-    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    Args:
+        waits_for: what the coroutine itself waits for, if it goes on trying by itself; empty for nothing.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[], Awaitable[None]], waits_for: Callable[[], str] = str
+    ) -> None:
         self._run = run
-        self.part = Part(name, "running")
+        self._waits_for = waits_for
+        self._part = Part(name, "running")
+
+    @property
+    def part(self) -> Part:
+        if self._part.well and (away := self._waits_for()):
+            return Part(self._part.name, "waiting", away)
+        return self._part
 
     async def keep(self) -> None:
         pause = 0.5
         while True:
             well = asyncio.get_running_loop().call_later(
-                _MOST_PAUSE_SECONDS, self._turn, Part(self.part.name, "running")
+                _MOST_PAUSE_SECONDS, self._turn, Part(self._part.name, "running")
             )
             try:
                 await self._run()
             except Exception as error:
                 failure = classify(error)
                 state = "waiting" if failure.kind == "outage" else "failing"
-                self._turn(Part(self.part.name, state, failure.part or type(error).__name__))
-                log.exception("background.failed", loop=self.part.name, seconds=pause)
+                self._turn(Part(self._part.name, state, failure.part or type(error).__name__))
+                log.exception("background.failed", loop=self._part.name, seconds=pause)
             finally:
                 well.cancel()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _MOST_PAUSE_SECONDS)
 
     def _turn(self, part: Part) -> None:
-        self.part = part
+        self._part = part
 
 
 class Health:

@@ -88,15 +88,16 @@ def make_app(
     authenticator = settings.authenticator()
     lag = Lag(service, broker, settings)
     backlog = Backlog(service, db, list(broker.consumers), settings.stalled_after_seconds)
-    named = [
-        ("relay", relay.run),
-        ("redrive", Redrive(db, broker.again).run),
-        ("retention", Retention(db, settings).run),
-        ("lag", lag.run),
-        ("backlog", backlog.run),
-        *background,
+    loops = [
+        Loop("relay", relay.run, lambda: relay.waits_for),
+        Loop("redrive", Redrive(db, broker.again).run),
+        Loop("retention", Retention(db, settings).run),
+        Loop("lag", lag.run),
+        Loop("backlog", backlog.run),
+        *(Loop(name, run) for name, run in background),
     ]
-    loops = [Loop(name, run) for name, run in (*named, *([("jobs", jobs.run)] if jobs else []))]
+    if jobs:
+        loops.append(Loop("jobs", jobs.run, lambda: jobs.waits_for))
     consumers = broker.consumers.values()
 
     async def unready() -> list[str]:

@@ -30,6 +30,7 @@ from tests.loop import Platform, until
 SETTLE_SECONDS = 420
 WARM_UP_SECONDS = 240
 MEGABYTE = 1_048_576
+SHOWN = 20
 
 
 def arguments() -> argparse.Namespace:
@@ -140,8 +141,9 @@ async def run(options: argparse.Namespace, stack: Stack) -> int:
     rules = Counter(one.rule for one in found)
     chats = [why for at, why in load.failures if not any(a <= at <= b for a, b in engine_hurt)]
     slope = max(memory.slopes().values(), default=0.0)
-    for one in found[:40]:
-        say(str(one))
+    for rule in rules:
+        for one in [one for one in found if one.rule == rule][:SHOWN]:
+            say(str(one))
     say(
         f"clients' troubles: {dict(load.failed)}; memory: { {n: round(s, 1) for n, s in memory.slopes().items()} }"
     )

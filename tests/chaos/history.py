@@ -140,13 +140,18 @@ def violations(history: History) -> Iterator[Violation]:
 
 
 def _lost_on_the_way_in(history: History) -> Iterator[Violation]:
-    """Below the committed offset every record is handled or dead in each service that consumes its topic."""
+    """Below the committed offset every record is handled or dead in each service that consumes its topic.
+
+    What could not be read has its place for a name there.
+    """
     seen = {(row.service, row.topic, row.source, row.id) for row in history.handled}
+    places = {(row.service, row.topic, row.partition, row.offset) for row in history.handled}
     for record in history.records:
         for service in history.consumers.get(record.topic, ()):
             at = history.committed.get((service, record.topic, record.partition))
             pending = at is not None and record.offset >= at
-            if not pending and (service, *record.identity) not in seen:
+            place = (service, record.topic, record.partition, record.offset)
+            if not pending and place not in places and (service, *record.identity) not in seen:
                 yield Violation(
                     "lost", f"{service} never handled {record.topic}/{record.partition}/{record.offset}"
                 )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 
 from tests.kit import wait_until
 from tests.service.kernel.small_service import SmallService
@@ -51,6 +52,8 @@ def test_without_kafka_a_service_is_ready_and_says_what_waits(service: SmallServ
 
         found = wait_until(waiting, "the consumer to say what it waits for", 60)
         assert found["kafka"]["state"] == "waiting"
+        relay = wait_until(lambda: troubles(client).get("relay"), "the relay to say what it waits for", 60)
+        assert (relay["state"], relay["detail"]) == ("waiting", "kafka")
         assert client.get("/health/ready").status_code == 200
         assert client.get("/health/live").status_code == 200
         assert client.post("/judgements/well").status_code == 200
@@ -58,11 +61,17 @@ def test_without_kafka_a_service_is_ready_and_says_what_waits(service: SmallServ
 
 def test_without_its_database_a_service_is_unready_only_if_it_needs_one(service: SmallService) -> None:
     service.url = "postgresql://nobody@127.0.0.1:9/none"
+    service.settings = service.settings.model_copy(update={"database_url": SecretStr(service.url)})
     with TestClient(service.app(worker=False)) as client:
         answer = client.get("/health/ready")
         assert answer.status_code == 503
         assert answer.json()["reasons"][0].startswith("database: waiting")
-    with TestClient(service.app(worker=False, needs=())) as client:
+    with TestClient(service.app(needs=())) as client:
         answer = client.get("/health/ready")
         assert answer.status_code == 200
         assert troubles(client)["database"]["state"] == "waiting"
+        for loop in ("relay", "jobs"):
+            part = wait_until(
+                lambda loop=loop: troubles(client).get(loop), f"{loop} to say what it waits for", 60
+            )
+            assert (part["state"], part["detail"]) == ("waiting", "postgres")

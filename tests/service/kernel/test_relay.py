@@ -104,8 +104,10 @@ async def test_a_topic_of_the_platform_waits_for_ever_in_order_while_others_go_o
         async with db.unit_of_work() as work:
             [blocked] = (await unsent.unsent(work, missing, 10))["unsent"]
         assert (blocked["state"], blocked["topic"]) == ("blocked", missing)
+        assert relay.waits_for == f"Kafka takes nothing for {missing}"
         await topics.ensure(kafka.settings(), [topics.Topic(missing, 1)])
         await until(has(db, missing, 9), "the topic that is there now", 60)
+        assert relay.waits_for == ""
     assert await steps_of(kafka, missing) == list(range(1, 10))
 
 
