@@ -64,7 +64,7 @@ class Keys:
         private = OKPKey.generate_key("Ed25519", parameters={"kid": "test", "use": "sig"}, private=True)
         jwks_file = folder / "jwks.json"
         jwks_file.write_text(json.dumps(KeySet([private]).as_dict(private=False)))
-        return cls(private, jwks_file, *registry_keys(folder))
+        return cls(private, jwks_file, *event_keys(folder))
 
     def token(self, *scopes: str, subject: str = "tester") -> str:
         return mint(self.private, subject, list(scopes), 3_600)
@@ -73,12 +73,12 @@ class Keys:
         return {"authorization": f"Bearer {self.token(*scopes, subject=subject)}"}
 
 
-def registry_keys(folder: Path, name: str = "registry") -> tuple[FileSigner, Path]:
-    """A signer of events, and the file of its public key."""
+def event_keys(folder: Path, name: str = "registry", service: str = "registry") -> tuple[FileSigner, Path]:
+    """A signer of events, and the file of its public key, which names the service."""
     key = OKPKey.generate_key("Ed25519", parameters={"kid": name}, private=True)
     private, public = folder / f"{name}-key.json", folder / f"{name}-keys.json"
     private.write_text(json.dumps(key.as_dict(private=True)))
-    public.write_text(json.dumps(KeySet([key]).as_dict(private=False)))
+    public.write_text(json.dumps({"keys": [key.as_dict(private=False) | {"service": service}]}))
     return FileSigner(private), public
 
 

@@ -12,10 +12,11 @@ from pydantic import SecretStr
 
 from infra.kafka import access, certificates, server
 from infra.local.credentials import (
-    REGISTRY_KEY,
-    REGISTRY_KEYS,
+    EVENT_KEYS,
     SERVICES,
+    SIGNERS,
     Credentials,
+    event_key,
     load_or_create,
     write_private,
 )
@@ -101,7 +102,7 @@ def prepare(folder: Path) -> None:
         "identities.json": json.dumps(buckets.identities(keys)),
         **{
             name: (folder / "secrets" / name).read_text()
-            for name in ("jwks.json", REGISTRY_KEY, REGISTRY_KEYS)
+            for name in ("jwks.json", EVENT_KEYS, *map(event_key, SIGNERS))
         },
         **{name: (folder / name).read_text() for name in security.FILES},
     }

@@ -10,8 +10,10 @@ from typing import Any
 
 KAFKA_ROLES = ("admin", "broker", "console", "foreign")
 """Who logs in to Kafka besides the services; `foreign` is an example of a producer outside the platform."""
-REGISTRY_KEY, REGISTRY_KEYS = "registry-key.json", "registry-keys.json"
-"""What the registry signs events with, and what shows everyone that it did."""
+SIGNERS = ("registry", "serving")
+"""Services that sign events."""
+EVENT_KEYS = "event-keys.json"
+"""The public keys of the signers."""
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 
 
@@ -39,9 +41,11 @@ def load_or_create(folder: Path) -> Credentials:
     if raw != kept:
         write_private(path, json.dumps(raw, indent=1))
     if not (folder / "jwks.json").exists():
-        _generate_key(folder, private="signing-key.json", public="jwks.json")
-    if not (folder / REGISTRY_KEYS).exists():
-        _generate_key(folder, private=REGISTRY_KEY, public=REGISTRY_KEYS)
+        key = _generate_key()
+        write_private(folder / "signing-key.json", json.dumps(key))
+        public = {name: value for name, value in key.items() if name != "d"}
+        write_private(folder / "jwks.json", json.dumps({"keys": [public]}))
+    _event_keys(folder)
     return Credentials(raw["postgres"], {role: S3Key(**key) for role, key in raw["s3"].items()}, raw["kafka"])
 
 
@@ -56,12 +60,30 @@ def _generate() -> dict[str, dict[str, Any]]:
     }
 
 
-def _generate_key(folder: Path, private: str, public: str) -> None:
+def event_key(service: str) -> str:
+    """The file of the private key that a service signs events with."""
+    return f"{service}-key.json"
+
+
+def _event_keys(folder: Path) -> None:
+    """A key for each signer that has none; the public one is there before anything is signed with it."""
+    path = folder / EVENT_KEYS
+    known = json.loads(path.read_text())["keys"] if path.exists() else []
+    for service in SIGNERS:
+        private = folder / event_key(service)
+        key = json.loads(private.read_text()) if private.exists() else _generate_key()
+        if key["kid"] not in {one["kid"] for one in known}:
+            known.append({name: value for name, value in key.items() if name != "d"} | {"service": service})
+            write_private(path, json.dumps({"keys": known}))
+        if not private.exists():
+            write_private(private, json.dumps(key))
+
+
+def _generate_key() -> dict[str, Any]:
     from joserfc.jwk import OKPKey
 
     key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, private=True, auto_kid=True)
-    write_private(folder / private, json.dumps(key.as_dict(private=True)))
-    write_private(folder / public, json.dumps({"keys": [key.as_dict(private=False)]}))
+    return dict(key.as_dict(private=True))
 
 
 def write_private(path: Path, text: str) -> None:

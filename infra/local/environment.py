@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from infra.local.credentials import REGISTRY_KEY, REGISTRY_KEYS, SERVICES
+from infra.local.credentials import EVENT_KEYS, SERVICES, SIGNERS, event_key
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 from shared.http.settings import IdentityProvider
@@ -94,11 +94,11 @@ def service_environment(service: str, at: Addresses, port: int, password: str, e
         "HTTP_HOST": at.http_host,
         "HTTP_PORT": str(port),
         **at.identity,
-        "SIGNING_KEYS_FILE": f"{at.keys}/{REGISTRY_KEYS}",
+        "SIGNING_KEYS_FILE": f"{at.keys}/{EVENT_KEYS}",
         "BASE_MODEL": at.base_model,
     }
-    if service == "registry":
-        values |= {"SIGNING_KEY_FILE": f"{at.keys}/{REGISTRY_KEY}"}
+    if service in SIGNERS:
+        values |= {"SIGNING_KEY_FILE": f"{at.keys}/{event_key(service)}"}
     if service == "serving":
         values |= {"ENGINE": engine, "ENGINE_URL": at.engine}
         values |= {"ADAPTER_CACHE": at.adapter_cache, "STATE_FOLDER": at.serving_state}

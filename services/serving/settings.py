@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.service.settings import ServiceSettings, settings_config
+from shared.service.settings import SpeakerSettings, settings_config
 
 
-class Settings(ServiceSettings):
+class Settings(SpeakerSettings):
     """See each field."""
 
     model_config = settings_config("serving")

@@ -1,7 +1,8 @@
-"""Who says so: Ed25519 signatures of events that change what users get.
+"""Who says so: Ed25519 signatures of events that change what users get, and of ours on topics that anybody may write.
 
-The registry holds the private key; everyone who acts on its word has the public ones. Several may stand side by side,
-so that a key is changed without a pause: publish the new public key, then sign with it, then withdraw the old one.
+Each service that signs holds a private key of its own; everyone who acts on its word has the public ones, each with the
+name of its service. Several of one service may stand side by side, so that a key is changed without a pause: publish the
+new public key, then sign with it, then withdraw the old one.
 """
 
 import base64
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+SERVICE, REGISTRY = "service", "registry"
+"""The member of a public key that says whose it is; a key without one is the registry's."""
 _CONTEXT = b"driftwheel event 1"
 """No signature of anything else can pass for one of an event."""
 
@@ -41,9 +44,13 @@ class Signer(Protocol):
 
 class Verifier(Protocol):
     def check(
-        self, event_id: str, event_type: str, body: bytes, key_id: str | None, signature: str | None
+        self, event_id: str, event_type: str, body: bytes, service: str, signature: tuple[str, str]
     ) -> None:
-        """Raises Refused unless the signature is of exactly this id, type and body."""
+        """Raises Refused unless this service signed exactly this id, type and body.
+
+        Args:
+            signature: key id and signature; empty where there is none.
+        """
         ...
 
 
@@ -68,20 +75,21 @@ class FileVerifier:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._changed = -1
-        self._keys: dict[str, Ed25519PublicKey] = {}
+        self._keys: dict[tuple[str, str], Ed25519PublicKey] = {}
         self._refresh()
 
     def check(
-        self, event_id: str, event_type: str, body: bytes, key_id: str | None, signature: str | None
+        self, event_id: str, event_type: str, body: bytes, service: str, signature: tuple[str, str]
     ) -> None:
-        if not key_id or not signature:
+        key_id, given = signature
+        if not key_id or not given:
             raise Refused("missing")
         self._refresh()
-        key = self._keys.get(key_id)
+        key = self._keys.get((service, key_id))
         if key is None:
             raise Refused("of an unknown key")
         try:
-            key.verify(_unpadded(signature), _message(event_id, event_type, body))
+            key.verify(_unpadded(given), _message(event_id, event_type, body))
         except (InvalidSignature, ValueError) as error:
             raise Refused("wrong") from error
 
@@ -91,7 +99,11 @@ class FileVerifier:
             if changed == self._changed:
                 return
             given = _read(self._path)["keys"]
-            self._keys = {str(key["kid"]): _public(key) for key in given if key.get("crv") == "Ed25519"}
+            self._keys = {
+                (str(key.get(SERVICE, REGISTRY)), str(key["kid"])): _public(key)
+                for key in given
+                if key.get("crv") == "Ed25519"
+            }
         except (UnusableKey, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             if self._keys:  # it is being replaced: whom we believe stays
                 return
@@ -103,9 +115,9 @@ class Nobody:
     """Trusts no key at all."""
 
     def check(
-        self, event_id: str, event_type: str, body: bytes, key_id: str | None, signature: str | None
+        self, event_id: str, event_type: str, body: bytes, service: str, signature: tuple[str, str]
     ) -> None:
-        raise Refused("of an unknown key" if key_id and signature else "missing")
+        raise Refused("of an unknown key" if all(signature) else "missing")
 
 
 @dataclass(frozen=True, slots=True)

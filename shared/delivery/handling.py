@@ -106,7 +106,7 @@ class Handling:
     async def _one(self, record: Record, call: Call, tries: Tries, refused: Refuse) -> Done | Again:
         delivery = unread(record)
         try:
-            delivery, event = take(record, delivery.received_at)
+            delivery, event = take(record, delivery.received_at, self._db.trust)
             if refusal := refused(delivery):
                 if refusal.limit and not tries.attempts:
                     FOREIGN_REFUSED.labels(self._service, record.topic, refusal.limit).inc()
@@ -120,7 +120,6 @@ class Handling:
             tries.attempts += 1
             with processing(self._service, delivery):
                 async with self._db.unit_of_work(delivery.envelope) as work:
-                    [delivery] = await inbox.verified(work, [delivery])
                     work.causes, work.cause = [delivery.envelope], delivery.envelope
                     if not await inbox.claim(work, delivery, tries.attempts):
                         return Done("duplicate", delivery.envelope.source)
@@ -160,7 +159,7 @@ class Handling:
         taken: dict[int, tuple[Delivery, Event]] = {}
         for place, record in enumerate(records):
             with suppress(Exception):  # `one` reads it again, and buries it with its reason
-                delivery, event = take(record, received_at)
+                delivery, event = take(record, received_at, self._db.trust)
                 if refused(delivery) is None:
                     taken[place] = delivery, event
         if not taken:
@@ -168,11 +167,7 @@ class Handling:
         together = self._at_once if batch else self._in_turn
         try:
             async with self._db.unit_of_work() as work:
-                known = await inbox.verified(work, [delivery for delivery, _ in taken.values()])
-                taken = {
-                    place: (one, event) for (place, (_, event)), one in zip(taken.items(), known, strict=True)
-                }
-                claims = await inbox.claim_many(work, known)
+                claims = await inbox.claim_many(work, [delivery for delivery, _ in taken.values()])
                 fresh = [one for one, claim in zip(taken.values(), claims, strict=True) if claim == "fresh"]
                 said = await together(fresh, call, work) if fresh else []
         except Exception as error:  # noqa: BLE001 (what is no outage is met again singly, and classified there)

@@ -7,7 +7,7 @@ died is whole in `dead_letters`, by its place, until it is handled.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Poison
-from shared.contracts.events import OURS, UNVERIFIED
+from shared.contracts.events import OURS
 from shared.delivery.outbox import dead_letter, pack_headers
 from shared.delivery.signatures import refusal
 from shared.delivery.unit_of_work import UnitOfWork
@@ -99,12 +99,6 @@ Claim = Literal["fresh", "known", "reused"]
 """What the inbox says of a message: ours to handle; handled (or dead) before; poison, since its id was used with another
 body or its signature is refused."""
 
-_OLDEST_CLAIM = timedelta(days=30)
-_SAID = """
-SELECT event_id FROM sent WHERE event_id = ANY(%s) AND created_at BETWEEN %s AND %s
-UNION ALL SELECT event_id FROM outbox WHERE event_id = ANY(%s)
-"""
-
 _COLUMNS = {
     "recorded_at": "timestamptz",
     "received_at": "timestamptz",
@@ -183,27 +177,6 @@ ON CONFLICT (topic, partition, "offset") DO UPDATE SET event_id = EXCLUDED.event
     refs = EXCLUDED.refs, state = 'dead', attempts = EXCLUDED.attempts, error = EXCLUDED.error, handled_at = now(),
     due_at = NULL
 """
-
-
-async def verified(work: UnitOfWork, deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """The same, where those on open topics that claim to be from this service and are not in its record say so.
-
-    They are handled as what any stranger sends, under a name that no genuine event has.
-    """
-    claims = [one for one in deliveries if one.open and one.envelope.source == f"/{work.service}"]
-    if not claims:
-        return list(deliveries)
-    times = [one.recorded_at for one in claims]
-    given = ([one.envelope.id for one in claims], min(times) - _OLDEST_CLAIM, max(times) + timedelta(days=1))
-    async with (await work.raw()).cursor() as cursor:
-        found = {row[0] for row in await (await cursor.execute(_SAID, (*given, given[0]))).fetchall()}
-    false = {one.identity for one in claims if one.envelope.id not in found}
-    return [_disowned(one) if one.identity in false else one for one in deliveries]
-
-
-def _disowned(delivery: Delivery) -> Delivery:
-    envelope = replace(delivery.envelope, source=UNVERIFIED + delivery.envelope.source)
-    return replace(delivery, envelope=envelope)
 
 
 async def claim(work: UnitOfWork, delivery: Delivery, attempts: int) -> bool:

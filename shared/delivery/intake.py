@@ -9,14 +9,16 @@ import structlog
 from aiokafka import ConsumerRecord
 from pydantic import ValidationError
 
+from shared.artifacts.signing import NOBODY, Trust
 from shared.contracts.declared import references
 from shared.contracts.envelope import Envelope, read, repair_headers
 from shared.contracts.errors import DriftwheelError, Poison
-from shared.contracts.events import EVENTS, Event, believed
+from shared.contracts.events import EVENTS, Event
 from shared.contracts.text import place
 from shared.delivery import inbox
 from shared.delivery.failures import classify
 from shared.delivery.records import MAX_HEADERS, Unreadable
+from shared.delivery.signatures import believed
 from shared.delivery.unit_of_work import Database
 
 log = structlog.get_logger()
@@ -35,8 +37,13 @@ def unread(record: "ConsumerRecord[Any, Any]") -> inbox.Delivery:
     return _delivery(record, datetime.now(UTC), at, envelope)
 
 
-def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inbox.Delivery, Event]:
+def take(
+    record: "ConsumerRecord[Any, Any]", received_at: datetime, trust: Trust = NOBODY
+) -> tuple[inbox.Delivery, Event]:
     """Read a record.
+
+    Args:
+        trust: who is believed to be a service of ours on a topic that anybody may write.
 
     Raises:
         Poison, ValidationError: it is no event of its topic, and never will be.
@@ -51,8 +58,6 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     )
     expected = EVENT_BY_TOPIC[record.topic]
     envelope = incoming.envelope
-    if expected.foreign and (source := believed(record.topic, envelope.source)) != envelope.source:
-        envelope = dataclasses.replace(envelope, source=source)
     if envelope.type != expected.ce_type():
         raise Poison(
             f"{expected.topic} carries {expected.ce_type()}, not this type or version.",
@@ -66,7 +71,8 @@ def take(record: "ConsumerRecord[Any, Any]", received_at: datetime) -> tuple[inb
     if envelope.time > received_at + _FUTURE:
         log.warning("event.from_the_future", event_id=envelope.id, source=envelope.source)
     refs = references(event)
-    return _delivery(record, received_at, at, envelope, refs, expected.signed, expected.foreign), event
+    delivery = _delivery(record, received_at, at, envelope, refs, expected.signed, expected.foreign)
+    return believed(trust, delivery), event
 
 
 def _recorded_at(record: "ConsumerRecord[Any, Any]") -> datetime:

@@ -45,7 +45,7 @@ def outgoing(
             "Put the content into the object store and send its key.",
         )
     signature: list[tuple[str, str]] = []
-    if event.signed and signer:
+    if signer and (event.signed or event.foreign):
         signature = list(zip(SIGNATURE, signer.sign(envelope.id, envelope.type, body), strict=True))
     return Outgoing(
         event_id=envelope.id,

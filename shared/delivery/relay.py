@@ -44,6 +44,7 @@ _QUIET_SECONDS = 1.0
 _SENDING_SECONDS = 20.0
 _PROBING_SECONDS = 3.0
 _LONGEST_BLOCK_SECONDS = 30.0
+_MOST_PAUSE_SECONDS = 5.0
 # A leader that is frozen or cut off loses the lock after this: a living one speaks every second.
 _IDLE = "30s"
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
@@ -113,14 +114,15 @@ class Relay:
         """Relay until cancelled; a lost database or broker is met with back-off."""
         pause = 0.2
         while True:
+            began = time.monotonic()
             try:
                 await self._lead()
-                pause = 0.2
             except (psycopg.Error, KafkaError, OSError, TimeoutError) as error:
                 self._away = classify(error).part or type(error).__name__
-                log.warning("relay.paused", error=type(error).__name__, part=self._away, seconds=pause)
+                log.warning("relay.paused", error=type(error).__name__, part=self._away)
+                pause = 0.2 if time.monotonic() - began > _MOST_PAUSE_SECONDS else pause
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, _MOST_PAUSE_SECONDS)
 
     async def _lead(self) -> None:
         async with await connect(self._url, autocommit=True, idle_session_timeout=_IDLE) as lead:
@@ -183,7 +185,8 @@ class Relay:
         for row, place in sent if spans.exporting else ():
             spans.sent(row["topic"], place.partition, place.offset, unpack_headers(row["headers"]), began)
         for _, error in failed:
-            if isinstance(error, _PRODUCER_IS_LOST) or (not sent and classify(error).kind == "outage"):
+            away = not (sent or isinstance(error, _NO_TOPIC)) and classify(error).kind == "outage"
+            if away or isinstance(error, _PRODUCER_IS_LOST):
                 raise error
         return len(rows)
 

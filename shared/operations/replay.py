@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from shared.artifacts.signing import Trust
 from shared.contracts.errors import Conflict, DriftwheelError, Invalid, Unavailable
 from shared.contracts.text import Json
 from shared.delivery import inbox
@@ -183,7 +184,7 @@ class Replay:
                 )
             async with db.unit_of_work() as work:
                 since = await remembered_since(work)
-            async for topic, records in _read(reader, plan, since):
+            async for topic, records in _read(reader, plan, since, db.trust):
                 plan.known.setdefault(topic, Counter()).update(await _states(db, records))
         return plan
 
@@ -236,7 +237,7 @@ async def _starts(reader: AIOKafkaConsumer, start: Start, partitions: list[Topic
 
 
 async def _read(
-    reader: AIOKafkaConsumer, plan: Plan, since: datetime | None
+    reader: AIOKafkaConsumer, plan: Plan, since: datetime | None, trust: Trust
 ) -> AsyncIterator[tuple[str, list[inbox.Identity]]]:
     """The identities of the records between the offsets of a plan, in batches of one topic.
 
@@ -264,7 +265,7 @@ async def _read(
                     "Begin later: --from.",
                 )
             if wanted:
-                yield partition.topic, [_known_as(record) for record in wanted]
+                yield partition.topic, [_known_as(record, trust) for record in wanted]
         if found:
             heard = time.monotonic()
         # What ends a transaction takes an offset and is no record, so positions count, not records.
@@ -273,10 +274,10 @@ async def _read(
             raise Unavailable("Kafka did not send all records in time.", "Try again.")
 
 
-def _known_as(record: Any) -> inbox.Identity:
+def _known_as(record: Any, trust: Trust) -> inbox.Identity:
     """How the inbox knows a record: by its own identity if it can be read today, else by its place."""
     try:
-        return take(record, datetime.now(UTC))[0].identity
+        return take(record, datetime.now(UTC), trust)[0].identity
     except (DriftwheelError, ValueError):
         return unread(record).identity
 

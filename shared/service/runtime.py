@@ -103,7 +103,7 @@ def make_app(
     async def unready() -> list[str]:
         return [*await authenticator.problems(), *(await ready() if ready else [])]
 
-    health = Health(db, consumers, lag, loops, needs, unready)
+    health = Health(db.apart(1), consumers, lag, loops, needs, unready)
 
     async def answering() -> bool:
         return (await health.database()).well

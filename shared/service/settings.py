@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -9,7 +10,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.artifacts.settings import S3Settings
-from shared.artifacts.signing import FileVerifier, Trust
+from shared.artifacts.signing import FileSigner, FileVerifier, Trust
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import POOL
 from shared.http.jwks import KeyFile, KeyUrl
@@ -95,13 +96,13 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
         POOL,
         ge=2,
         le=200,
-        description="Most connections for routes and loops. A service has two more to send events and one per topic it "
-        "reads; a worker has six, and two for each job that it runs.",
+        description="Most connections for routes and loops. A service has three more (two to send events, one to say how it "
+        "is) and one per topic it reads; a worker has six, and two for each job that it runs.",
     )
     signing_keys_file: Path | None = Field(
         None,
-        description="JSON Web Key Set with the registry's public keys; read again when it changes. Unset: nothing that "
-        "must be signed is believed.",
+        description="JSON Web Key Set with the public keys of the services that sign; `service` in a key says whose it is. "
+        "Read again when it changes. Unset: nothing that must be signed is believed.",
     )
     base_model: Path | None = Field(None, description="Folder of the base model.")
     max_body_bytes: int = Field(
@@ -112,6 +113,20 @@ class ServiceSettings(HttpSettings, DeliverySettings, S3Settings):
     def trust(self) -> Trust:
         """Whom this service believes. Raises UnusableKey."""
         return Trust(FileVerifier(self.signing_keys_file)) if self.signing_keys_file else Trust()
+
+
+class SpeakerSettings(ServiceSettings):
+    """What a service needs whose word must be known to be its own."""
+
+    signing_key_file: Path | None = Field(
+        None,
+        description="JSON Web Key, private: this service signs with it what nobody else may say. Unset: nobody believes it.",
+    )
+
+    def trust(self) -> Trust:
+        """Whom this service believes, and its own voice. Raises UnusableKey."""
+        signer = FileSigner(self.signing_key_file) if self.signing_key_file else None
+        return replace(super().trust(), signer=signer)
 
 
 class WorkerSettings(ServiceSettings):

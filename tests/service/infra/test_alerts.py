@@ -102,7 +102,7 @@ async def scrapes(watched: Watched) -> dict[str, Scrape]:
             "::procrastinate_job_to_defer_v1])"
         )
     event = promoted("d" * 64, model=MODEL)
-    registry = FileSigner(watched.stack.home / "secrets" / credentials.REGISTRY_KEY)
+    registry = FileSigner(watched.stack.home / "secrets" / credentials.event_key("registry"))
     sent = outgoing(event, caused(event), signer=registry)
     async with AIOKafkaProducer(**connection(site.kafka("admin"))) as producer:
         await producer.send_and_wait(sent.topic, sent.body, sent.key, headers=sent.headers)

@@ -1,17 +1,23 @@
 """A message that claims to be from one of our services, and is not: filed under a name of its own, and seen to be so."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import ConsumerRecord
+from aiokafka import ConsumerRecord, TopicPartition
 
+from shared.artifacts.signing import FileSigner, FileVerifier, Trust
 from shared.contracts.events import Event, FeedbackRecorded, TrainingRequested
+from shared.delivery.bus import make_broker, make_router
 from shared.delivery.handling import Done, Handling, Tries
+from shared.delivery.outbox import SIGNATURE
 from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database, UnitOfWork
 from shared.operations import event_log
+from tests.kit import event_keys
 
 JUDGED = FeedbackRecorded(feedback_id="f", answer_id="a", model="support", score=1, actor="ann")
 ASKED = TrainingRequested(model="support", idempotency_key="k", dataset_digest="d" * 64)
@@ -20,8 +26,12 @@ ASKED = TrainingRequested(model="support", idempotency_key="k", dataset_digest="
 class Desk:
     """One service that handles whatever comes, and what its handlers saw."""
 
-    def __init__(self, service: str, url: str) -> None:
-        self.db = Database(service, url)
+    def __init__(self, service: str, url: str, keys: Path) -> None:
+        self.serving, public = event_keys(keys, "serving", "serving")
+        self.registry, other = event_keys(keys)
+        both = [json.loads(path.read_text())["keys"][0] for path in (public, other)]
+        public.write_text(json.dumps({"keys": both}))
+        self.db = Database(service, url, Trust(FileVerifier(public)))
         self.sources: list[str] = []
         self._handling = Handling(service, self.db, DeliverySettings())
         self._offset = -1
@@ -32,6 +42,14 @@ class Desk:
         headers = [(name, value.encode()) for name, value in named.items()]
         now, body = int(time.time() * 1_000), event.model_dump_json().encode()
         return ConsumerRecord(event.topic, 0, self._offset, now, 1, None, body, None, 0, 1, headers)
+
+    def genuine(self, event: Event, event_id: str, signer: FileSigner | None = None) -> Any:
+        record = self.record(event, event_id, "/serving")
+        signature = (signer or self.serving).sign(event_id, event.ce_type(), record.value)
+        record.headers.extend(
+            (name, value.encode()) for name, value in zip(SIGNATURE, signature, strict=True)
+        )
+        return record
 
     async def _seen(self, events: list[Event], work: UnitOfWork) -> None:
         self.sources += [cause.source for cause in work.causes]
@@ -53,11 +71,13 @@ class Desk:
 
 
 @pytest.fixture
-async def open_desk(make_kernel_database: Callable[[], str]) -> AsyncIterator[Callable[[str], Desk]]:
+async def open_desk(
+    make_kernel_database: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[Callable[[str], Desk]]:
     made: list[Desk] = []
 
     def make(service: str) -> Desk:
-        made.append(Desk(service, make_kernel_database()))
+        made.append(Desk(service, make_kernel_database(), tmp_path))
         return made[-1]
 
     yield make
@@ -79,24 +99,28 @@ async def test_no_service_of_ours_asks_for_training_so_whoever_says_so_is_a_stra
         assert sorted(row["source"] for row in found["events"]) == ["/crm", "/unverified/registry"]
 
 
+@pytest.mark.parametrize("service", ["serving", "monitor"])
 @pytest.mark.parametrize("together", [False, True])
-async def test_who_is_said_to_have_sent_it_looks_into_its_own_record(
-    open_desk: Callable[[str], Desk], together: bool
+async def test_only_what_serving_has_signed_is_from_serving(
+    open_desk: Callable[[str], Desk], service: str, together: bool
 ) -> None:
-    desk = open_desk("serving")
-    async with desk.db.unit_of_work() as work:
-        genuine = work.emit(JUDGED)
+    desk = open_desk(service)
     records = [
         desk.record(JUDGED, "forged", "/serving"),
-        desk.record(JUDGED, genuine, "/serving"),
+        desk.genuine(JUDGED, "true"),
         desk.record(JUDGED, "honest", "/crm"),
         desk.record(JUDGED, "absurd", "/registry"),
     ]
     for records_of_one_call in [records] if together else [[record] for record in records]:
         assert set(await desk.takes(*records_of_one_call)) == {"handled"}
     assert desk.sources == ["/unverified/serving", "/serving", "/crm", "/unverified/registry"]
-    listed = {"forged": "/unverified/serving", "honest": "/crm", "absurd": "/unverified/registry"}
-    assert await desk.listed() == listed
+    assert "/unverified/serving" in (await desk.listed()).values()
+
+
+async def test_the_registry_s_key_does_not_speak_for_serving(open_desk: Callable[[str], Desk]) -> None:
+    desk = open_desk("monitor")
+    assert await desk.takes(desk.genuine(JUDGED, "1", signer=desk.registry)) == ["handled"]
+    assert desk.sources == ["/unverified/serving"]
 
 
 async def test_a_forgery_under_the_id_of_a_genuine_event_does_not_take_its_place(
@@ -105,14 +129,40 @@ async def test_a_forgery_under_the_id_of_a_genuine_event_does_not_take_its_place
     desk = open_desk("serving")
     altered = JUDGED.model_copy(update={"score": 0.0})
     assert await desk.takes(desk.record(altered, "to-come", "/serving")) == ["handled"]
-    assert await desk.takes(desk.record(JUDGED, "to-come", "/serving")) == ["dead"], "still nobody sent it"
-    await say_as(desk, "to-come")
-    assert await desk.takes(desk.record(JUDGED, "to-come", "/serving")) == ["handled"]
+    assert await desk.takes(desk.record(JUDGED, "to-come", "/serving")) == ["dead"], "still unsigned"
+    assert await desk.takes(desk.genuine(JUDGED, "to-come")) == ["handled"]
 
 
-async def say_as(desk: Desk, event_id: str) -> None:
-    """Emit the judgement under a known id."""
-    async with desk.db.unit_of_work() as work:
-        work.emit(JUDGED)
-    async with desk.db.unit_of_work() as work:
-        await work.execute("UPDATE outbox SET event_id = :id", {"id": event_id})
+async def test_who_calls_itself_serving_meets_every_limit_of_a_stranger_and_stops_nobody(
+    open_desk: Callable[[str], Desk],
+) -> None:
+    """On the running consumer: quota, bytes, and deaths."""
+    desk = open_desk("monitor")
+    settings = DeliverySettings(feedback_per_minute=10, foreign_message_bytes=4_096, dead_in_a_row=5)
+    router = make_router("monitor")
+
+    @router.on(FeedbackRecorded)
+    async def on_feedback_recorded(event: FeedbackRecorded, work: UnitOfWork) -> None:
+        await desk._seen([event], work)
+
+    consumer = make_broker(settings, desk.db, "monitor", [router]).consumers[FeedbackRecorded.topic]
+
+    async def arrives(record: Any) -> str:
+        done = await desk._handling.one(record, desk._seen, Tries(), consumer._refused)
+        assert isinstance(done, Done)
+        consumer._settle(TopicPartition(record.topic, 0), record.offset, done)
+        return done.outcome
+
+    for source in ("/shop", "/serving"):
+        sent = [desk.record(JUDGED, f"{source}-{number}", source) for number in range(12)]
+        assert [await arrives(record) for record in sent] == ["handled"] * 10 + ["dead"] * 2
+    long = JUDGED.model_copy(update={"actor": "a" * 5_000})
+    for source in ("/shop-2", "/registry"):
+        assert await arrives(desk.record(long, source, source)) == "dead"
+    for number in range(8):  # one id, other bodies
+        forged = JUDGED.model_copy(update={"score": number / 10})
+        await arrives(desk.record(forged, "same", "/trainer"))
+    assert consumer.state.name != "stopped"
+    assert set(consumer.quarantined) == {"/unverified/trainer"}
+    for number in range(20):
+        assert await arrives(desk.genuine(JUDGED, f"true-{number}")) == "handled"

@@ -25,7 +25,7 @@ from shared.delivery.settings import DeliverySettings
 from shared.delivery.unit_of_work import Database
 from shared.service.clock import SystemClock
 from shared.telemetry.metrics import IMPLAUSIBLE
-from tests.kit import caused, registry_keys
+from tests.kit import caused, event_keys
 from tests.service.serving.story import approved, promoted
 
 CLOCK = SystemClock()
@@ -58,7 +58,7 @@ async def test_after_a_number_that_cannot_be_true_the_next_true_event_is_acted_o
 ) -> None:
     url = postgres.fresh_database(service)
     upgrade(service, url)
-    signer, public = registry_keys(tmp_path)
+    signer, public = event_keys(tmp_path)
     db = Database(service, url, Trust(FileVerifier(public)))
     handling, offsets = Handling(service, db, DeliverySettings()), iter(range(1_000))
 

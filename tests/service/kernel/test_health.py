@@ -5,6 +5,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from shared.delivery.unit_of_work import POOL
 from tests.kit import wait_until
 from tests.service.kernel.small_service import SmallService
 
@@ -57,6 +58,21 @@ def test_without_kafka_a_service_is_ready_and_says_what_waits(service: SmallServ
         assert client.get("/health/ready").status_code == 200
         assert client.get("/health/live").status_code == 200
         assert client.post("/judgements/well").status_code == 200
+
+
+def test_requests_that_hold_all_connections_do_not_make_the_database_look_away(service: SmallService) -> None:
+    with TestClient(service.app(worker=False), headers=service.caller) as client:
+        wait_until(lambda: client.get("/health/ready").status_code == 200, "the start")
+        db = client.app.state.db  # type: ignore[attr-defined]
+        portal = client.portal
+        assert portal is not None
+        held = [db.unit_of_work() for _ in range(POOL)]
+        works = [portal.call(one.__aenter__) for one in held]
+        for work in works:
+            portal.call(work.execute, "SELECT 1")
+        assert client.get("/health/ready").status_code == 200
+        for one in held:
+            portal.call(one.__aexit__, None, None, None)
 
 
 def test_without_its_database_a_service_is_unready_only_if_it_needs_one(service: SmallService) -> None:

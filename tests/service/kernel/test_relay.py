@@ -81,6 +81,13 @@ def has(db: Database, topic: str, number: int) -> Callable[[], Any]:
     return enough
 
 
+def refused(relay: Relay, topic: str) -> Callable[[], Any]:
+    async def blocked() -> bool:
+        return topic in relay.waits_for
+
+    return blocked
+
+
 async def test_a_topic_of_the_platform_waits_for_ever_in_order_while_others_go_on(
     db: Database, settings: DeliverySettings, kafka: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +116,33 @@ async def test_a_topic_of_the_platform_waits_for_ever_in_order_while_others_go_o
         await until(has(db, missing, 9), "the topic that is there now", 60)
         assert relay.waits_for == ""
     assert await steps_of(kafka, missing) == list(range(1, 10))
+
+
+async def test_what_is_refused_for_its_topic_alone_does_not_end_the_lead(
+    db: Database, settings: DeliverySettings, kafka: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leading anew costs seconds in which nothing at all goes its way."""
+    monkeypatch.setattr("shared.delivery.relay._LONGEST_BLOCK_SECONDS", 0.0)
+    producers: list[Any] = []
+
+    def producer() -> Any:
+        producers.append(make_producer(settings, "trainer"))
+        return producers[-1]
+
+    missing = [f"platform.never.{await asyncio.to_thread(kafka.fresh_topic)}" for _ in range(3)]
+    there = await asyncio.to_thread(kafka.fresh_topic)
+    relay = Relay("trainer", db.url, producer)
+    task = asyncio.create_task(relay.run())
+    for step, topic in enumerate(missing):
+        await emit(db, topic, step)
+        await until(refused(relay, topic), "its refusal")
+        for block in relay._blocked.values():
+            block.until = 0
+        await emit(db, there, step)
+        await until(has(db, there, step + 1), "the other topic")
+    assert len(producers) == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_reply_to_nowhere_is_given_up_and_sent_again_when_told(

@@ -17,14 +17,14 @@ from shared.delivery.inbox import Delivery
 from shared.delivery.outbox import Outgoing, outgoing
 from shared.delivery.unit_of_work import Database
 from shared.telemetry.metrics import SIGNATURE_REFUSED
-from tests.kit import caused, registry_keys
+from tests.kit import caused, event_keys
 
 SAID = ModelDeclared(model="support", revision=1, policy=Policy(model="support"), actor="ann")
 
 
 @pytest.fixture
 def signer(tmp_path: Path) -> FileSigner:
-    return registry_keys(tmp_path)[0]
+    return event_keys(tmp_path)[0]
 
 
 @pytest.fixture

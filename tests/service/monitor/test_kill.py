@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from joserfc.jwk import OKPKey
 
-from infra.local.credentials import REGISTRY_KEY
+from infra.local.credentials import event_key
 from infra.local.stack import Stack
 from shared.artifacts.objects import S3Objects
 from shared.artifacts.signing import FileSigner
@@ -41,7 +41,7 @@ async def test_killed_in_the_middle_of_a_measurement_it_speaks_once(
     ids = [f"{MODEL}-{n}" for n in range(events.WINDOW)]
     places = await log_texts(admin_objects, ids, random.Random(1).sample(prompts(TRAVEL), events.WINDOW))
     answers = [served(i, place, model=MODEL) for i, place in zip(ids, places, strict=True)]
-    registry = FileSigner(stack.home / "secrets" / REGISTRY_KEY)
+    registry = FileSigner(stack.home / "secrets" / event_key("registry"))
 
     def message(event: Event) -> Outgoing:
         return outgoing(event, caused(event), signer=registry)

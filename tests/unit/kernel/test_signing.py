@@ -1,4 +1,4 @@
-"""Only the registry's own words, unchanged and under their own id, are believed."""
+"""Only a service's own words, unchanged and under their own id, are believed to be its."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.artifacts.signing import FileSigner, FileVerifier, Nobody, Refused, UnusableKey
-from tests.kit import registry_keys
+from tests.kit import event_keys
 
 SAID = ("id-1", "model.promoted.v1", b'{"model":"support"}')
 
 
 def test_what_was_signed_is_believed(tmp_path: Path) -> None:
-    signer, public = registry_keys(tmp_path)
-    FileVerifier(public).check(*SAID, *signer.sign(*SAID))
+    signer, public = event_keys(tmp_path)
+    FileVerifier(public).check(*SAID, "registry", signer.sign(*SAID))
 
 
 @pytest.mark.parametrize(
@@ -29,39 +29,58 @@ def test_what_was_signed_is_believed(tmp_path: Path) -> None:
     ],
 )
 def test_a_signature_is_of_one_id_type_and_body(tmp_path: Path, other: tuple[str, str, bytes]) -> None:
-    signer, public = registry_keys(tmp_path)
+    signer, public = event_keys(tmp_path)
     with pytest.raises(Refused, match="wrong"):
-        FileVerifier(public).check(*other, *signer.sign(*SAID))
+        FileVerifier(public).check(*other, "registry", signer.sign(*SAID))
 
 
-@given(key_id=st.text() | st.none(), signature=st.text() | st.none())
-def test_no_made_up_signature_is_believed(key_id: str | None, signature: str | None) -> None:
+@given(key_id=st.text(), signature=st.text())
+def test_no_made_up_signature_is_believed(key_id: str, signature: str) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        _, public = registry_keys(Path(folder))
+        _, public = event_keys(Path(folder))
         for known in (key_id, "registry"):
             with pytest.raises(Refused):
-                FileVerifier(public).check(*SAID, known, signature)
+                FileVerifier(public).check(*SAID, "registry", (known, signature))
     with pytest.raises(Refused):
-        Nobody().check(*SAID, key_id, signature)
+        Nobody().check(*SAID, "registry", (key_id, signature))
+
+
+@pytest.mark.parametrize("service", ["registry", "serving", ""])
+def test_a_key_speaks_for_the_service_it_is_of_and_for_no_other(tmp_path: Path, service: str) -> None:
+    signer, public = event_keys(tmp_path, service=service)
+    for claimed in ("registry", "serving", ""):
+        if claimed == service:
+            FileVerifier(public).check(*SAID, claimed, signer.sign(*SAID))
+        else:
+            with pytest.raises(Refused, match="unknown"):
+                FileVerifier(public).check(*SAID, claimed, signer.sign(*SAID))
+
+
+def test_a_key_without_a_service_is_the_registry_s(tmp_path: Path) -> None:
+    signer, public = event_keys(tmp_path)
+    [key] = json.loads(public.read_text())["keys"]
+    del key["service"]
+    public.write_text(json.dumps({"keys": [key]}))
+    FileVerifier(public).check(*SAID, "registry", signer.sign(*SAID))
 
 
 def test_a_key_is_changed_without_a_pause(tmp_path: Path) -> None:
-    old, public = registry_keys(tmp_path, "old")
-    new, other = registry_keys(tmp_path, "new")
+    old, public = event_keys(tmp_path, "old")
+    new, other = event_keys(tmp_path, "new")
     verifier = FileVerifier(public)
     with pytest.raises(Refused, match="unknown"):
-        verifier.check(*SAID, *new.sign(*SAID))
+        verifier.check(*SAID, "registry", new.sign(*SAID))
     both = [json.loads(path.read_text())["keys"][0] for path in (public, other)]
     for keys, believed, refused in ((both, (old, new), ()), (both[1:], (new,), (old,))):
         public.write_text(json.dumps({"keys": keys}))
         os.utime(public, ns=(len(keys), len(keys)))
         for signer in believed:
-            verifier.check(*SAID, *signer.sign(*SAID))
+            verifier.check(*SAID, "registry", signer.sign(*SAID))
         for signer in refused:
             with pytest.raises(Refused, match="unknown"):
-                verifier.check(*SAID, *signer.sign(*SAID))
+                verifier.check(*SAID, "registry", signer.sign(*SAID))
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"kid": "a", "crv": "P-256", "d": "AA"}'])
