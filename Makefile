@@ -72,7 +72,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 EXTRA = $(BIN)/python -c 'import sys, tomllib; \
 	print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]]))'
 lock: $(UV) ## Resolve the newest packages and rewrite requirements/
-	$(LOCK) pyproject.toml --extra train --extra evaluate --extra monitor --extra dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra train --extra evaluate --extra monitor --extra docs --extra dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/core.txt
 	$(LOCK) pyproject.toml --extra train --extra evaluate -c requirements/dev.txt -o requirements/worker.txt
 	$(LOCK) pyproject.toml --extra monitor -c requirements/dev.txt -o requirements/monitor.txt
