@@ -38,7 +38,7 @@ doctor: $(BIN)/.synced ## Say what is wrong with this machine, and how to mend i
 	$(BIN)/driftwheel doctor
 
 ##@ Develop
-.PHONY: check test bench chaos format lock
+.PHONY: check test bench chaos docs format lock
 # Tests at a time, each on servers of its own; with 0 there are no processes in between, as a debugger likes it.
 SIDE_BY_SIDE ?= 2
 check: $(BIN)/.synced ## Format, lint, types, architecture, unit tests (light: no engine)
@@ -61,6 +61,9 @@ MINUTES ?= 10
 chaos: setup ## Kill, freeze and cut parts for MINUTES=10 with SEED=…, then check the whole history
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+docs: $(BIN)/.synced ## Build the documentation site in build/site; a link that leads nowhere fails
+	@$(BIN)/python -m infra.docs
 
 format: $(BIN)/.synced ## Rewrite the code in the house format
 	$(BIN)/ruff format .
