@@ -43,9 +43,9 @@ def build(folder: Path = BUILD) -> Path:
     source = folder / "source"
     shutil.rmtree(source, ignore_errors=True)
     lay_out(source)
-    frame = folder / "zensical.yml"
-    frame.write_text(yaml.safe_dump(_frame(source), sort_keys=False, allow_unicode=True))
-    command = [script("zensical"), "build", "--strict", "--clean", "--config-file", str(frame)]
+    config = folder / "zensical.yml"
+    config.write_text(yaml.safe_dump(frame(source), sort_keys=False, allow_unicode=True))
+    command = [script("zensical"), "build", "--strict", "--clean", "--config-file", str(config)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildFailed(re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).partition("Traceback")[0])
@@ -55,6 +55,8 @@ def build(folder: Path = BUILD) -> Path:
 def lay_out(source: Path) -> None:
     """All pages as Markdown below one folder."""
     shutil.copytree(ROOT / "docs", source)
+    for page in source.rglob("*.md"):
+        page.write_text(with_files(page.read_text()))
     _write(source / "assets" / "mark.svg", (ROOT / "services/console/static/mark.svg").read_text())
     runbooks = {page.stem for page in (ROOT / FOLDERS["Runbooks"]).glob("*.md")}
     for name in [*PAGES, *(str(page.relative_to(ROOT)) for page in _pages_of_folders())]:
@@ -62,6 +64,13 @@ def lay_out(source: Path) -> None:
     _write(source / FOLDERS["Decisions"] / "index.md", _decisions())
     for name, page in REFERENCE.items():
         _write(source / "reference" / f"{name}.md", page())
+
+
+def with_files(text: str) -> str:
+    """A page with the files it includes: a line `--8<-- "examples/…"` stands for the file, which so has one place."""
+    return re.sub(
+        r'^--8<-- "(.+)"$', lambda line: (ROOT / line[1]).read_text().rstrip(), text, flags=re.MULTILINE
+    )
 
 
 def _pages_of_folders() -> list[Path]:
@@ -96,12 +105,10 @@ def _title(page: Path) -> str:
     return page.read_text().partition("\n")[0].removeprefix("# ")
 
 
-def _frame(source: Path) -> dict[str, Any]:
-    frame: dict[str, Any] = yaml.safe_load(FRAME.read_text())
-    for extension in frame["markdown_extensions"]:
-        if isinstance(extension, dict) and "pymdownx.snippets" in extension:
-            extension["pymdownx.snippets"]["base_path"] = [str(ROOT)]
+def frame(source: Path) -> dict[str, Any]:
+    """Zensical's configuration for the pages laid out there."""
+    made: dict[str, Any] = yaml.safe_load(FRAME.read_text())
     for title, folder in FOLDERS.items():
         found = sorted((source / folder).glob("*.md"), key=lambda page: (page.stem != "index", page.stem))
-        frame["nav"].append({title: [str(page.relative_to(source)) for page in found]})
-    return frame
+        made["nav"].append({title: [str(page.relative_to(source)) for page in found]})
+    return made

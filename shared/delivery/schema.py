@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection
 
+from shared.contracts.events import SERVICES
 from shared.delivery.postgres import parameters
 from shared.delivery.queue_schema import upgrade_queue
 
@@ -20,7 +21,7 @@ def upgrade(service: str, url: str) -> None:
     root = Path(__file__).parent
     spec = importlib.util.find_spec(f"services.{service}")
     if spec is None or spec.origin is None:
-        raise LookupError(f"there is no service {service!r}; see the folders in services/")
+        raise LookupError(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
     engine = create_engine(
         "postgresql+psycopg://", connect_args=parameters(url, statement_timeout="0", lock_timeout="0")
     )

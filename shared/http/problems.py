@@ -57,9 +57,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
     where = place(first.get("loc", ()), unknown_key=first.get("type") == "extra_forbidden")
     detail = f"{where}: {first.get('msg', 'invalid')}"
-    return problem(
-        _path(request), 422, "invalid_request", detail, "See /openapi.json for the accepted shape.", False
-    )
+    service = getattr(request.app.state, "service", None)
+    next_step = f"See /api/{service}/openapi.json for the accepted shape." if service else "Correct it."
+    return problem(_path(request), 422, "invalid_request", detail, next_step, False)
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:

@@ -149,7 +149,7 @@ class EngineClient(ABC):
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise EngineUnavailable(
                 f"no answer from the engine at {self._url} ({type(error).__name__})",
-                "See that it runs and is reachable.",
+                "Check that it runs and is reachable: driftwheel status.",
             ) from error
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import promql_parser
 import pytest
-import typer
 import yaml
 
 from infra import prometheus
-from services.console.cli import app
+from tests.commands import commands_in, fault
 from tests.promql import FROM_PROMETHEUS, Vocabulary
 
 ROOT = Path(__file__).parents[3]
@@ -49,14 +48,8 @@ def test_a_page_has_its_parts_and_refers_to_pages_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(PAGES))
 def test_the_commands_of_a_page_exist(name: str) -> None:
-    told = re.findall(r"`driftwheel ([^`]+)`|^driftwheel (.*?)(?:\s+#.*)?$", PAGES[name], re.MULTILINE)
-    for words in [(inline or block).split() for inline, block in told]:
-        command = typer.main.get_command(app)
-        while words and (verbs := getattr(command, "commands", None)):
-            assert words[0] in verbs, f"there is no `driftwheel {words[0]}`"
-            command = verbs[words.pop(0)]
-        options = {name for parameter in command.params for name in (*parameter.opts, "--help")}
-        assert {word for word in words if word.startswith("--")} <= options
+    for command in commands_in(PAGES[name]):
+        assert not fault(command)
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
