@@ -62,8 +62,8 @@ def lay_out(source: Path) -> None:
     for name in [*PAGES, *(str(page.relative_to(ROOT)) for page in _pages_of_folders())]:
         _write(source / name, _moved((ROOT / name).read_text(), runbooks))
     _write(source / FOLDERS["Decisions"] / "index.md", _decisions())
-    for name, page in REFERENCE.items():
-        _write(source / "reference" / f"{name}.md", page())
+    for name, made in REFERENCE.items():
+        _write(source / "reference" / f"{name}.md", made())
 
 
 def with_files(text: str) -> str:
