@@ -67,9 +67,9 @@ def lay_out(source: Path) -> None:
 
 
 def with_files(text: str) -> str:
-    """A page with the files it includes: a line `--8<-- "examples/…"` stands for the file, which so has one place."""
+    """A page with the files it includes: a line `# include examples/…` stands for that file, which so has one place."""
     return re.sub(
-        r'^--8<-- "(.+)"$', lambda line: (ROOT / line[1]).read_text().rstrip(), text, flags=re.MULTILINE
+        r"^# include (\S+)$", lambda line: (ROOT / line[1]).read_text().rstrip(), text, flags=re.MULTILINE
     )
 
 
