@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from infra.docs.markdown import code, fields, first_paragraph, prose, table
+from infra.docs.markdown import WORDS, code, fields, first_paragraph, prose, table
 from infra.kafka.settings import AdminSettings
 from infra.kafka.topics import BUSY, PARTITIONS, RETENTION_DAYS, dead_letters_of
 from infra.local.settings import LocalSettings
@@ -142,6 +142,11 @@ def topics() -> str:
     left_to_policy = Policy.model_json_schema()["$defs"].keys() | {"Policy"}
     parts += ["## Parts of events", "", "The parts of a policy are on [their own page](policy.md).", ""]
     parts += _definitions({"$defs": {k: v for k, v in shared.items() if k not in left_to_policy}}, "###")
+    parts += [
+        "### Kinds of text",
+        "",
+        table(("Called", "Pattern"), ((word, code(p)) for p, word in WORDS.items())),
+    ]
     text = "\n".join(parts)
     for name in left_to_policy:
         anchor = "policy" if name == "Policy" else name.lower()

@@ -5,9 +5,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from infra.local.settings import ROOT
+from shared.contracts.text import Digest, Identifier, ModelName, Name, ObjectKey
 
 Schema = Mapping[str, Any]
+WORDS = {
+    TypeAdapter(kind).json_schema()["pattern"]: word
+    for word, kind in {
+        "model name": ModelName,
+        "name": Name,
+        "id": Identifier,
+        "SHA-256": Digest,
+        "key": ObjectKey,
+    }.items()
+}
+"""What texts of one pattern are called; events say at their end what the patterns are."""
 _BOUNDS = {
     "minimum": "≥",
     "exclusiveMinimum": ">",
@@ -77,6 +91,9 @@ def kind(field: Schema) -> str:
         return f"object of {kind(field['additionalProperties'])}"
     if field.get("format") in ("date-time", "password", "path"):
         return {"date-time": "time", "password": "secret", "path": "path"}[field["format"]]
+    if pattern := field.get("pattern"):
+        word = WORDS.get(pattern)
+        return f"[{word}](topics.md#kinds-of-text)" if word else f"string like {code(pattern)}"
     return " ".join((str(field.get("type", "any")), *_bounds(field)))
 
 
