@@ -72,11 +72,12 @@ def settings() -> str:
             if owner is not model:
                 shared.setdefault(owner, []).append(service)
     for owner, having in shared.items():
-        who = "every service and the console" if len(having) == len(SERVICES) else ", ".join(having)
+        names = {SERVICES: "every service and the console", events.SERVICES: "every service"}
+        who = names.get(tuple(having), ", ".join(having))
         parts += [
             f"## {_words(owner.__name__)}",
             "",
-            f"{prose(first_paragraph(owner.__doc__))} Of {who}.",
+            f"{prose(first_paragraph(owner.__doc__))} Of {who}, below its prefix.",
             "",
         ]
         parts.append(_variables(owner, _own(owner)))

@@ -35,9 +35,11 @@ _BOUNDS = {
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a bar in a cell does not end it."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines) + "\n"
+    """A table without its empty columns; a bar in a cell does not end it."""
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    used = [place for place in range(len(head)) if any(row[place] for row in cells)]
+    lines = [head, ["---"] * len(head), *cells]
+    return "\n".join(f"| {' | '.join(line[place] for place in used)} |" for line in lines) + "\n"
 
 
 def _cell(text: str) -> str:
