@@ -18,7 +18,7 @@ from shared.delivery.kafka import connection
 from tests.chaos.history import Handled, History, Promotion, Record, Said
 
 FACTS = {
-    "dataset.ready": ("model", "generation"),
+    "dataset.ready": ("model", "digest"),
     "model.trained": ("run_id",),
     "model.evaluated": ("evaluation_id",),
     "model.approved": ("model", "model_version"),
