@@ -186,6 +186,8 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
 
         def counted() -> Any:
             answer = client.post("/replay", json={"from": path}, headers=headers("admin"))
+            if answer.status_code == 503:  # a Kafka that is new makes the topic of the groups' offsets first
+                return None
             assert answer.status_code == 200, answer.text
             return answer.json() if answer.json()["records"] == 2 else None
 
@@ -205,7 +207,7 @@ def test_over_http_it_is_for_admins_and_a_dry_run_unless_told_otherwise(service:
         dry = client.post("/dead-letters/redrive", json=many, headers=headers("admin")).json()
         assert (dry["messages"], dry["first"]) == (1, [dead["event_id"]])
         known = client.get("/events", params={"id": dead["event_id"]}, headers=watching).json()["events"]
-        assert [row["topic"] for row in known] == [service.topic]
+        assert {row["topic"] for row in known} == {service.topic}
         assert client.get("/events?after=x", headers=watching).status_code == 422
 
 
