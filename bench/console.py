@@ -24,7 +24,7 @@ from infra.base_model.tiny import make_tiny
 from infra.local.settings import LocalSettings
 from infra.local.stack import Stack
 from services.console.session import COOKIE
-from services.console.upstream import SERVICES
+from shared.contracts.topology import SERVICES
 from tests.loop import Platform, until
 
 MODEL = "bench"

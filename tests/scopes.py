@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from shared.http.tokens import SCOPES
+from shared.http.minting import SCOPES
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from rich.table import Table
 from examples.support.door import Door, StoryFailed
 from examples.support.people import People, queries
 from examples.support.story import MODEL, Scale, Story, closed, tell
-from infra.local.settings import ROOT
 from infra.local.stack import Stack, StartFailed
-from infra.local.state import AlreadyRunning
+from infra.local.state import ROOT, AlreadyRunning
 from shared.http.tokens import mint
 
 HERE = Path(__file__).parent

@@ -19,7 +19,8 @@ from infra.kafka.admin import ClusterRefused, administrator
 from infra.kafka.settings import AdminSettings
 from infra.kafka.topics import dead_letters_of
 from infra.local.credentials import SERVICES
-from shared.contracts.events import CONSUMERS, EVENTS, PRODUCERS, REPLIER, REPLY_PREFIX
+from shared.contracts.events import EVENTS, REPLIER, REPLY_PREFIX
+from shared.contracts.topology import CONSUMERS, PRODUCERS
 from shared.delivery.settings import KafkaSettings
 
 READER = "console"

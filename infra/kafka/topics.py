@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from infra.kafka.admin import ClusterRefused, administrator
 from infra.kafka.settings import AdminSettings
-from shared.contracts.events import CONSUMERS, EVENTS, STATE, FeedbackRecorded, PredictionServed
+from shared.contracts.events import EVENTS, STATE, FeedbackRecorded, PredictionServed
+from shared.contracts.topology import CONSUMERS
 from shared.delivery.settings import KafkaSettings
 
 DAY_MS = 24 * 60 * 60 * 1000

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -18,10 +18,10 @@ from rich.table import Table
 
 from infra.local import state
 from infra.local.process import marked, rotate, sweep, tail
-from infra.local.runner import UP
-from infra.local.settings import LocalSettings
-from infra.local.site import python_environment
-from infra.local.state import AlreadyRunning
+from infra.local.state import UP, AlreadyRunning
+
+if TYPE_CHECKING:  # loaded where it is used: `status` and `down` do without
+    from infra.local.settings import LocalSettings
 
 Say = Callable[[str], None]
 MARKS = {
@@ -62,6 +62,8 @@ def up(
     In the foreground it returns when the stack was stopped by a signal; detached, when everything is ready.
     Raises StartFailed, after stopping what was started.
     """
+    from infra.local.settings import LocalSettings
+
     wanted = LocalSettings.of(home, **settings)
     state.own(wanted.home)
     if state.running(wanted.home):
@@ -87,7 +89,7 @@ def supervise(parts: Sequence[str]) -> int:
     return 0
 
 
-def _foreground(wanted: LocalSettings, parts: Sequence[str], say: Say) -> dict[str, Any]:
+def _foreground(wanted: "LocalSettings", parts: Sequence[str], say: Say) -> dict[str, Any]:
     from infra.local.stack import (
         Stack,
     )  # all parts and their client libraries: `status` and `down` do without
@@ -131,7 +133,8 @@ def _progress(say: Say) -> Callable[[str, dict[str, Any]], None]:
     return tell
 
 
-def _detach(wanted: LocalSettings, parts: Sequence[str], say: Say) -> dict[str, Any]:
+def _detach(wanted: "LocalSettings", parts: Sequence[str], say: Say) -> dict[str, Any]:
+    from infra.local.site import python_environment
     from infra.local.stack import StartFailed
 
     log = wanted.home / "logs" / "supervisor.log"
@@ -164,7 +167,7 @@ def _plain(value: Any) -> str:
 
 def down(*, home: Path | None = None, deadline_seconds: float = 120.0, say: Say = say_rich) -> dict[str, Any]:
     """Stop the stack of this home, whoever started it, and every process that a crash left behind."""
-    home = LocalSettings.of(home).home
+    home = (home or state.home()).resolve()
     found = state.read(home)
     if not state.running(home):
         orphans = sweep(home)
@@ -194,7 +197,7 @@ def down(*, home: Path | None = None, deadline_seconds: float = 120.0, say: Say 
 
 def status(*, home: Path | None = None) -> dict[str, Any]:
     """The stack's record, with `state` "stopped" and the pids of `orphans` when no supervisor lives."""
-    home = LocalSettings.of(home).home
+    home = (home or state.home()).resolve()
     found = state.read(home)
     if state.running(home):
         return found

@@ -7,10 +7,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from infra.local.part import Launch
+if TYPE_CHECKING:  # `status` and `down` do without what parts need
+    from infra.local.part import Launch
 
 MARK = "DRIFTWHEEL_PART"
 """Environment variable every child carries, `<home>|<stack>|<part>`: how a sweep knows whose process it is."""
@@ -20,7 +22,7 @@ LOG_LIMIT_BYTES = 10_000_000
 class Process:
     """A running child. It is asked to stop alone (it knows its own children best); what is left dies with its group."""
 
-    def __init__(self, launch: Launch, log: Path, mark: str):
+    def __init__(self, launch: "Launch", log: Path, mark: str):
         rotate(log)
         if launch.cpus:
             os.sched_setaffinity(

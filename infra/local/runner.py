@@ -13,12 +13,12 @@ from typing import Literal
 from infra.local.part import Part, Sight
 from infra.local.process import Process, tail
 from infra.local.site import Site
+from infra.local.state import UP
 
 State = Literal[
     "waiting", "preparing", "starting", "ready", "degraded", "unready", "external", "restarting", "failed", "stopped"
 ]  # fmt: skip
 """`degraded`: it answers, but some of its work stands still. `unready`: it runs, and waits for another part."""
-UP = ("ready", "degraded", "external")
 FIRST_ATTEMPTS = 3
 STEADY_SECONDS = 30.0
 STUCK_SECONDS = 10.0

@@ -8,11 +8,11 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.kafka.settings import TopicChoices
+from infra.local.state import HOME, ROOT
 from shared.artifacts.settings import S3Connection, S3Settings
 from shared.delivery.settings import KafkaSecurity, KafkaSettings
 from shared.http.settings import IdentityProvider
 
-ROOT = Path(__file__).resolve().parents[2]
 EngineName = Literal["vllm", "transformers"]
 
 
@@ -23,7 +23,7 @@ class LocalSettings(KafkaSecurity, IdentityProvider, TopicChoices, S3Connection,
         env_prefix="DRIFTWHEEL_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
     )
 
-    home: Path = Field(ROOT / ".driftwheel", description="Folder of all state: data, logs, secrets.")
+    home: Path = Field(HOME, description="Folder of all state: data, logs, secrets.")
     unprivileged: Path = Field(
         Path("/var/lib/driftwheel"),
         description="Only for root: folder that a process which gave up root can reach; PostgreSQL's data lie in it.",
@@ -33,7 +33,7 @@ class LocalSettings(KafkaSecurity, IdentityProvider, TopicChoices, S3Connection,
         description="Folder of downloads that all stacks share, such as jars.",
     )
     base_model: Path = Field(
-        ROOT / ".driftwheel" / "base-model",
+        HOME / "base-model",
         description="Folder of the base model (safetensors, tokenizer, config).",
     )
     engine: EngineName = Field(

@@ -17,7 +17,8 @@ from infra.local.environment import (
     service_environment,
 )
 from infra.local.ports import LOOPBACK
-from infra.local.settings import ROOT, LocalSettings
+from infra.local.settings import LocalSettings
+from infra.local.state import ROOT
 from shared.artifacts.settings import S3Settings
 from shared.delivery.settings import KafkaSettings
 

@@ -16,10 +16,10 @@ from infra.local import credentials, ports, state
 from infra.local.part import Part
 from infra.local.parts import parts_of
 from infra.local.process import memory_bytes, sweep
-from infra.local.runner import UP, Runner
+from infra.local.runner import Runner
 from infra.local.settings import LocalSettings
 from infra.local.site import Site, python_environment
-from infra.local.state import AlreadyRunning
+from infra.local.state import UP, AlreadyRunning
 
 __all__ = ["AlreadyRunning", "Stack", "StartFailed", "closure", "waves"]
 

@@ -7,6 +7,15 @@ from pathlib import Path
 from typing import IO, Any
 
 FILE = "stack.json"
+UP = ("ready", "degraded", "external")
+"""States in which a part can be used."""
+ROOT = Path(__file__).resolve().parents[2]
+HOME = ROOT / ".driftwheel"
+
+
+def home() -> Path:
+    """DRIFTWHEEL_HOME, or the folder beside the code: what LocalSettings say too, without all the rest of them."""
+    return Path(os.environ.get("DRIFTWHEEL_HOME") or HOME).resolve()
 
 
 class AlreadyRunning(Exception):

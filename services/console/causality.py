@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from shared.contracts.events import CONSUMERS, UNVERIFIED
-from shared.contracts.text import Json
-from shared.operations.trace import LIMIT
+from shared.contracts.document import Json
+from shared.contracts.stories import LIMIT
+from shared.contracts.topology import CONSUMERS, UNVERIFIED
 
 
 @dataclass(slots=True)

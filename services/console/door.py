@@ -1,20 +1,21 @@
 """The front door: where it is, who we are there, and what its answers mean for the exit code."""
 
-import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-import httpx2
 import typer
 from rich.markup import escape
 
+from infra.local.state import home, read
+from services.console import transport
 from services.console.terminal import err
-from services.console.upstream import SERVICES
-from shared.contracts.text import Json
+from services.console.transport import Params, Response, Silent
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
 TOKEN_SECONDS = 600.0
 LOOK = "Look: driftwheel status."
@@ -44,15 +45,8 @@ def warn(message: str, next_step: str = "") -> None:
         err.print(f"  {next_step}", markup=False, style="dim", soft_wrap=True)
 
 
-def home() -> Path:
-    from infra.local.settings import LocalSettings
-
-    return LocalSettings().home
-
-
 def stack_state() -> Json:
-    file = home() / "stack.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read(home())
 
 
 def url() -> str:
@@ -74,12 +68,10 @@ def url() -> str:
     return str(found).rstrip("/")
 
 
-def signing_key() -> Any:
-    """The private key of the local stack, or None."""
-    from joserfc.jwk import OKPKey
-
+def signing_key() -> Json | None:
+    """The private key of the local stack as a JSON Web Key, or None."""
     file = home() / "secrets" / "signing-key.json"
-    return OKPKey.import_key(json.loads(file.read_text())) if file.is_file() else None
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def token(seconds: float = TOKEN_SECONDS) -> str:
@@ -94,17 +86,9 @@ def token(seconds: float = TOKEN_SECONDS) -> str:
             "There is no token.",
             "Set DRIFTWHEEL_TOKEN, or start the local stack: driftwheel up.",
         )
-    from shared.http.tokens import SCOPES, mint  # brings cryptography, which a given token does not need
+    from shared.http.minting import SCOPES, mint  # brings cryptography, which a given token does not need
 
     return mint(key, os.environ.get("USER", "operator"), sorted(SCOPES), seconds)
-
-
-def client(timeout: float = 60) -> httpx2.Client:
-    return httpx2.Client(base_url=url(), headers=_headers(), timeout=timeout)
-
-
-def _headers() -> dict[str, str]:
-    return {"authorization": f"Bearer {token()}"}
 
 
 def part(text: object) -> str:
@@ -112,33 +96,36 @@ def part(text: object) -> str:
     return quote(str(text), safe="")
 
 
-def call(method: str, path: str, **request: Any) -> Any:
+def headers() -> dict[str, str]:
+    return {"authorization": f"Bearer {token()}"}
+
+
+def call(method: str, path: str, **asked: Any) -> Any:
     """JSON of one request; an error ends the command with its exit code."""
-    return json_of(send(method, path, **request))
+    return json_of(send(method, path, **asked))
 
 
-def send(method: str, path: str, timeout: float = 60, **request: Any) -> httpx2.Response:
+def send(method: str, path: str, timeout: float = 60, **asked: Any) -> Response:
     """A good answer; a bad one, or none, ends the command with its exit code."""
     try:
-        with client(timeout) as http:
-            response = http.request(method, path, **request)
-    except httpx2.TransportError as error:
+        response = transport.request(method, url() + path, headers=headers(), timeout=timeout, **asked)
+    except Silent as error:
         silent(error)
-    if not response.is_success:
+    if not response.good:
         refuse(response)
     return response
 
 
-def json_of(response: httpx2.Response) -> Any:
+def json_of(response: Response) -> Any:
     try:
         return response.json()
     except ValueError:
         fail(Exit.FAILED, f"{url()} does not speak JSON.", "Is it the front door? Look: driftwheel status.")
 
 
-def silent(error: httpx2.TransportError) -> NoReturn:
+def silent(error: Silent) -> NoReturn:
     """End the command: nobody answered."""
-    fail(Exit.UNAVAILABLE, f"{url()} does not answer ({type(error).__name__}).", LOOK)
+    fail(Exit.UNAVAILABLE, f"{url()} does not answer ({error}).", LOOK)
 
 
 def get(path: str, **params: Any) -> Any:
@@ -146,27 +133,31 @@ def get(path: str, **params: Any) -> Any:
 
 
 def post(path: str, body: Json | None = None) -> Any:
-    return call("POST", path, json=body or {})
+    return call("POST", path, json_body=body or {})
 
 
-async def everywhere(path: str, params: Any = None) -> dict[str, Json | None]:
+def everywhere(path: str, params: Params | None = None) -> dict[str, Json | None]:
     """What each service answers to the same GET; None from one that does not answer. A refusal ends the command."""
-    async with httpx2.AsyncClient(base_url=url(), headers=_headers(), timeout=10) as http:
+    here, ours = url(), headers()
 
-        async def ask(service: str) -> Json | None:
-            try:
-                response = await http.get(f"/api/{service}{path}", params=params)
-            except httpx2.TransportError:
-                return None
-            if response.is_client_error:
+    def ask(service: str) -> Response | None:
+        try:
+            return transport.request(
+                "GET", f"{here}/api/{service}{path}", headers=ours, timeout=10, params=params
+            )
+        except Silent:
+            return None
+
+    found: dict[str, Json | None] = {}
+    with ThreadPoolExecutor(len(SERVICES)) as pool:
+        for service, response in zip(SERVICES, pool.map(ask, SERVICES), strict=True):
+            if response is not None and 400 <= response.status < 500:
                 refuse(response)
-            answer: Json | None = json_of(response) if response.is_success else None
-            return answer
-
-        return dict(zip(SERVICES, await asyncio.gather(*(ask(name) for name in SERVICES)), strict=True))
+            found[service] = json_of(response) if response is not None and response.good else None
+    return found
 
 
-def refuse(response: httpx2.Response) -> NoReturn:
+def refuse(response: Response) -> NoReturn:
     """End the command as the service's answer says."""
     try:
         body = response.json()
@@ -174,7 +165,7 @@ def refuse(response: httpx2.Response) -> NoReturn:
         body = {}
     body = body if isinstance(body, dict) else {}
     openai = body.get("error", {}) if isinstance(body.get("error"), dict) else {}
-    detail = body.get("detail") or openai.get("message") or f"{response.status_code} from {response.url.path}"
+    detail = body.get("detail") or openai.get("message") or f"{response.status} from {response.path}"
     kind = str(body.get("type") or openai.get("code") or "")
     by_status = {
         400: Exit.USAGE,
@@ -187,6 +178,6 @@ def refuse(response: httpx2.Response) -> NoReturn:
         503: Exit.UNAVAILABLE,
         504: Exit.UNAVAILABLE,
     }
-    code = by_status.get(response.status_code, Exit.FAILED)
+    code = by_status.get(response.status, Exit.FAILED)
     next_step = body.get("next_step") or (LOOK if code is Exit.UNAVAILABLE else "")
     fail(code, str(detail), str(next_step))

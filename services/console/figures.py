@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from services.console.formats import parsed
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 REASONS: dict[str, str] = {
     "invalid_row": "cannot be read as a row",

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _FAST = 10

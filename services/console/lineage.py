@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from services.console.formats import number, percent, timestamp
 from services.console.upstream import Answer
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 
 @dataclass(frozen=True, slots=True)

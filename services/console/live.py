@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from fastapi.sse import ServerSentEvent
 
-from services.console.upstream import SERVICES, Answer
+from services.console.upstream import Answer
+from shared.contracts.topology import SERVICES
 
 Look = Callable[[str], Awaitable[Mapping[str, Answer]]]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from services.console.formats import duration
 from services.console.upstream import Answer
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 ARROWS = (
     ("data", "dataset.ready", "trainer"),

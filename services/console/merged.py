@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from services.console.formats import parsed
 from services.console.upstream import Answer
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 

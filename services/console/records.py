@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from services.console.door import LOOK, Exit, fail, home, stack_state
+from infra.local.state import home
+from services.console.door import LOOK, Exit, fail, stack_state
+from shared.contracts.document import Json
 from shared.contracts.envelope import repair_headers
-from shared.contracts.text import Json
 from shared.delivery.settings import KafkaSettings
 
 if TYPE_CHECKING:  # loaded where it is used: other commands start faster without it

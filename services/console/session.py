@@ -13,9 +13,10 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.console.upstream import Answer, Upstream
+from shared.contracts.document import Json
 from shared.contracts.errors import Forbidden, Unauthenticated
-from shared.contracts.text import Json
-from shared.http.tokens import SCOPES, Authenticator, Caller
+from shared.http.minting import SCOPES
+from shared.http.tokens import Authenticator, Caller
 
 COOKIE = "driftwheel_session"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

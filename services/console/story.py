@@ -10,7 +10,7 @@ from rich.tree import Tree
 from services.console.causality import Step, seconds_between, spent
 from services.console.formats import behind, duration
 from services.console.waiting import Waiting
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 
 def render(roots: Sequence[Step], unreachable: Sequence[str] = (), waiting: Waiting | None = None) -> Group:

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 from services.console.causality import Step
 from services.console.formats import duration, parsed
-from services.console.upstream import SERVICES
 from services.console.waiting import Waiting
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
 WIDTH = 1_000.0
 _NARROWEST = 3.0

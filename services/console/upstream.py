@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import httpx2
 
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
-SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 _AWAY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 
 

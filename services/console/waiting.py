@@ -7,7 +7,7 @@ from typing import Any
 
 from services.console.causality import Step, seconds_between
 from services.console.formats import behind
-from shared.contracts.text import Json
+from shared.contracts.document import Json
 
 _ENDED_RUNS = {"failed", "rejected", "cancelled"}
 _ENDED_ROLLOUTS = {"completed", "rolled_back", "superseded"}

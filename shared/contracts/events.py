@@ -495,53 +495,6 @@ EVENTS: tuple[type[Event], ...] = (
 STATE = (ModelDeclared, ModelPromoted)
 """Events that are state: their topics are compacted, so the newest one of each key is kept for ever."""
 
-CONSUMERS: dict[str, tuple[str, ...]] = {
-    ModelDeclared.topic: ("data", "trainer", "evaluator", "serving", "monitor"),
-    DatasetReady.topic: ("trainer",),
-    TrainingRequested.topic: ("trainer",),
-    TrainingStatus.topic: ("monitor",),
-    ModelTrained.topic: ("evaluator", "registry"),
-    ModelEvaluated.topic: ("registry",),
-    ModelApproved.topic: ("serving",),
-    ModelRejected.topic: ("trainer", "monitor"),
-    RolloutChanged.topic: ("registry", "monitor"),
-    ModelPromoted.topic: ("serving", "monitor", "data", "evaluator"),
-    PredictionServed.topic: ("monitor", "data"),
-    FeedbackRecorded.topic: ("monitor", "data", "serving"),
-    DriftDetected.topic: ("data",),
-}
-"""Which services consume a topic; a test holds this against the handlers that really subscribe."""
-
-PRODUCERS: dict[str, tuple[str, ...]] = {
-    ModelDeclared.topic: ("registry",),
-    DatasetReady.topic: ("data",),
-    TrainingRequested.topic: (),
-    TrainingStatus.topic: ("trainer",),
-    ModelTrained.topic: ("trainer",),
-    ModelEvaluated.topic: ("evaluator",),
-    ModelApproved.topic: ("registry",),
-    ModelRejected.topic: ("registry",),
-    RolloutChanged.topic: ("serving",),
-    ModelPromoted.topic: ("registry",),
-    PredictionServed.topic: ("serving",),
-    FeedbackRecorded.topic: ("serving",),
-    DriftDetected.topic: ("monitor",),
-}
-"""Which services produce a topic, besides foreign producers; a test holds this against what they really emit."""
-
 REPLY_PREFIX = "replies."
 REPLIER = "trainer"
 """Who answers on the topics of those who ask, which all begin with the prefix."""
-SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
-OURS = frozenset(f"/{service}" for service in SERVICES)
-UNVERIFIED = "/unverified"
-"""Goes before the name of a service of ours that a message claims to be from, and is not."""
-
-
-def believed(topic: str, source: str) -> str:
-    """The source of a message on a topic that anybody may write: one of ours only if that service says such things.
-
-    Source: PRODUCERS. Whether it said this very thing, only itself can tell.
-    """
-    said_by = PRODUCERS.get(topic, SERVICES)
-    return source if source not in OURS or source[1:] in said_by else UNVERIFIED + source

@@ -15,6 +15,8 @@ from pydantic import (
     StringConstraints,
 )
 
+from shared.contracts.document import Json as Json  # noqa: PLC0414 (said again, for all that has it from here)
+
 
 def _storable(value: str) -> str:
     """Refuse what UTF-8 or PostgreSQL cannot hold: a lone surrogate passes JSON and `str`, and fails only later."""
@@ -93,8 +95,6 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
-
-Json = dict[str, Any]
 
 _PRINTABLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from faststream import AckPolicy, Context
 from faststream.kafka import KafkaBroker, KafkaRouter
 
-from shared.contracts.events import CONSUMERS, Event
+from shared.contracts.events import Event
+from shared.contracts.topology import CONSUMERS
 from shared.delivery.consumer import TopicConsumer
 from shared.delivery.failures import NETWORK
 from shared.delivery.handling import Call, Handling

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from shared.contracts.envelope import Envelope
 from shared.contracts.errors import Poison
-from shared.contracts.events import OURS
+from shared.contracts.topology import OURS
 from shared.delivery.outbox import dead_letter, pack_headers
 from shared.delivery.signatures import refusal
 from shared.delivery.unit_of_work import UnitOfWork

@@ -8,8 +8,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.contracts.errors import DriftwheelError, Unauthenticated
 from shared.contracts.text import ModelName
+from shared.http.minting import SCOPES
 from shared.http.problems import problem_of
-from shared.http.tokens import SCOPES, Authenticator, Caller
+from shared.http.tokens import Authenticator, Caller
 
 __all__ = [
     "Authentication",

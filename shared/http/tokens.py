@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -16,43 +14,20 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 
 from shared.contracts.errors import Forbidden, Unauthenticated, Unavailable
+from shared.http import minting
 from shared.http.jwks import Keys
+from shared.http.minting import LONGEST_SUBJECT, known_scope, usable
 
 log = structlog.get_logger()
-SCOPES = frozenset(
-    {
-        "admin",
-        "chat",
-        "data:read",
-        "data:write",
-        "eval:read",
-        "feedback",
-        "model:read",
-        "model:write",
-        "monitor:read",
-        "run:read",
-        "run:write",
-    }
-)
-"""Every scope there is; `admin` implies all others. `chat:support` is `chat`, for the model `support` alone."""
-
 Algorithm = Literal["Ed25519", "EdDSA", "ES256", "RS256"]
 ALGORITHMS: tuple[Algorithm, ...] = ("Ed25519", "EdDSA")
 """RFC 9864 names the curve; issuers from before it still say EdDSA."""
 LONGEST_LIFE_SECONDS = 31 * 86_400.0
 
-_MODEL = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _LEEWAY_SECONDS = 30
 _RELOAD_SECONDS = 5.0
 _LONGEST_TOKEN = 8_192
-_LONGEST_SUBJECT = 200
 _SCOPE_WORDS = 500
-
-
-def known_scope(word: str) -> bool:
-    """Whether this is a scope, or one of a model (`data:write:support`); there is no `admin` of a model."""
-    base, _, model = word.rpartition(":")
-    return word in SCOPES or (base in SCOPES - {"admin"} and _MODEL.fullmatch(model) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +149,7 @@ class Authenticator:
         except (JoseError, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise _invalid() from error
         subject, scope, token_id = claims["sub"], claims.get("scope", ""), claims.get("jti")
-        if not _usable(subject) or not isinstance(scope, str) or token_id in revoked:
+        if not usable(subject) or not isinstance(scope, str) or token_id in revoked:
             raise _invalid()
         return Caller(subject, frozenset(word for word in scope.split()[:_SCOPE_WORDS] if known_scope(word)))
 
@@ -186,7 +161,7 @@ class Authenticator:
         header = signed.headers()
         self._registry.get_alg(header["alg"])  # refused before any key is looked for
         kid = header.get("kid")
-        if kid is not None and (not isinstance(kid, str) or len(kid) > _LONGEST_SUBJECT):
+        if kid is not None and (not isinstance(kid, str) or len(kid) > LONGEST_SUBJECT):
             raise ValueError("no usable key id")
         key = await self._keys.find(kid)
         if key is None:
@@ -217,15 +192,6 @@ def _check_life(claims: dict[str, Any], longest: float) -> None:
         raise ValueError("lives too long")
 
 
-def _usable(subject: Any) -> bool:
-    """A short text that can be stored, shown and logged: no NUL, no lone surrogate, no control character."""
-    return (
-        isinstance(subject, str)
-        and 0 < len(subject) <= _LONGEST_SUBJECT
-        and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", subject)
-    )
-
-
 def _invalid() -> Unauthenticated:
     return Unauthenticated(
         "The token is not valid here, or has expired.", "Make a new one: driftwheel token."
@@ -243,23 +209,14 @@ def mint(
     now: Callable[[], float] = time.time,
     token_id: str | None = None,
 ) -> str:
-    """A token signed with an Ed25519 private key. Raises ValueError for an unknown scope or an unusable subject."""
-    if unknown := sorted(word for word in scopes if not known_scope(word)):
-        raise ValueError(f"unknown scope {', '.join(unknown)}; there are {', '.join(sorted(SCOPES))}")
-    if not _usable(subject):
-        raise ValueError(
-            f"a subject has 1 to {_LONGEST_SUBJECT} characters, none of them a control character"
-        )
-    issued = int(now())
-    claims = {
-        "iss": issuer,
-        "aud": audience,
-        "sub": subject,
-        "scope": " ".join(sorted(set(scopes))),
-        "iat": issued,
-        "exp": issued + int(ttl_seconds),
-        "jti": token_id or secrets.token_urlsafe(12),
-    }
-    return jwt.encode(
-        {"alg": "Ed25519", "kid": private_key.kid}, claims, private_key, algorithms=list(ALGORITHMS)
+    """See `minting.mint`."""
+    return minting.mint(
+        private_key.as_dict(private=True),
+        subject,
+        scopes,
+        ttl_seconds,
+        issuer=issuer,
+        audience=audience,
+        now=now,
+        token_id=token_id,
     )

@@ -3,20 +3,18 @@
 Inbox, outbox and job rows are the record; spans are only links.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
 from psycopg.rows import dict_row
 
+from shared.contracts.stories import LIMIT, searched
 from shared.contracts.text import Json
 from shared.delivery.unit_of_work import UnitOfWork
 from shared.jobs.attempts import JOBS_OF
 from shared.jobs.queue import ahead
 
-LIMIT = 2_000
-_KEY_OF_AN_OBJECT = re.compile(r"(?:.*/)?sha256/([0-9a-f]{64})(?:/.*)?")
 _CORRELATIONS = """
 SELECT DISTINCT correlationid FROM (
     SELECT correlationid FROM outbox WHERE event_id = %(id)s OR correlationid = %(id)s OR refs @> ARRAY[%(id)s]
@@ -67,12 +65,6 @@ ANSWERS = {
     "serving": ("rollout.changed",),
 }
 """What each service says in answer to another, and how long that takes it is worth knowing."""
-
-
-def searched(any_id: str) -> str:
-    """The id to look for: of an object's key, the digest that names it."""
-    found = _KEY_OF_AN_OBJECT.fullmatch(any_id)
-    return found.group(1) if found else any_id
 
 
 async def correlations(work: UnitOfWork, any_id: str) -> list[str]:

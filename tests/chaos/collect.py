@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from infra.local.credentials import SERVICES
 from infra.local.stack import Stack
-from shared.contracts.events import CONSUMERS
+from shared.contracts.topology import CONSUMERS
 from shared.delivery.kafka import connection
 from tests.chaos.history import Handled, History, Promotion, Record, Said
 

@@ -4,8 +4,8 @@ import pytest
 
 from examples.support.story import closed
 from services.console import causality as trace
-from services.console.upstream import SERVICES
 from services.console.waiting import why
+from shared.contracts.topology import SERVICES
 from tests.flow.conftest import Told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.contracts.events import CONSUMERS, EVENTS, PRODUCERS
+from shared.contracts.events import EVENTS
+from shared.contracts.topology import CONSUMERS, PRODUCERS
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")

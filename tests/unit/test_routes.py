@@ -14,7 +14,8 @@ from joserfc.jwk import OKPKey
 from safetensors.numpy import save_file
 
 from shared.artifacts.base_model import write_manifest
-from shared.http.tokens import SCOPES, mint
+from shared.http.minting import SCOPES
+from shared.http.tokens import mint
 from shared.service.runtime import PUBLIC_PATHS
 from tests.scopes import routes
 

@@ -5,8 +5,8 @@ from infra.local.http import fetch
 from infra.local.part import Launch, Part
 from infra.local.parts.service import replica_name
 from infra.local.ports import LOOPBACK
-from infra.local.settings import ROOT
 from infra.local.site import Site, base_environment, script
+from infra.local.state import ROOT
 
 CADDYFILE = ROOT / "infra" / "caddy" / "Caddyfile"
 

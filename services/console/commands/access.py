@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
-import yaml
 
-from services.console.door import Exit, call, fail, home, signing_key, url
+from infra.local.state import home
+from services.console.door import Exit, call, fail, signing_key, url
 from services.console.door import token as user_token
 from services.console.output import AsJson
 from services.console.terminal import err, out, show_json, show_line
@@ -51,7 +51,7 @@ def token(
         return
     if not scope:
         fail(Exit.USAGE, "A token needs a scope.", "Example: --scope chat --scope feedback")
-    from shared.http.tokens import mint
+    from shared.http.minting import mint
 
     if model:
         scope = [f"{one}:{name}" for one in scope for name in model]
@@ -111,7 +111,9 @@ def open_(
     page: Annotated[str, typer.Argument(help="A path of the console.")] = "/",
     show: Annotated[bool, typer.Option("--print", help="Print the address instead of opening it.")] = False,
 ) -> None:
-    """Open the console in the browser, signed in with your token (DRIFTWHEEL_TOKEN, or one made here for 12 hours).
+    """Open the console in the browser, signed in with your token.
+
+    That is DRIFTWHEEL_TOKEN, or one made here for 12 hours.
 
     Example: driftwheel open /trace/support:2
     """
@@ -126,10 +128,14 @@ def open_(
 
 
 def apply(file: Path, as_json: AsJson = False) -> None:
-    """Declare a model: its data, recipe, gates, ramp, drift and budget, in one document.
+    """Declare a model by its policy, in one document.
+
+    Its data, recipe, gates, ramp, drift and budget.
 
     Example: driftwheel apply examples/support/policy.yaml
     """
+    import yaml
+
     try:
         document: Any = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
@@ -138,7 +144,7 @@ def apply(file: Path, as_json: AsJson = False) -> None:
         fail(Exit.USAGE, f"{file} is not YAML: {error}", "See examples/support/policy.yaml.")
     if not isinstance(document, dict):
         fail(Exit.USAGE, f"{file} holds no policy.", "See examples/support/policy.yaml.")
-    declared = call("POST", "/api/registry/policies", json=document)
+    declared = call("POST", "/api/registry/policies", json_body=document)
     if as_json:
         show_json(declared)
     else:

@@ -25,7 +25,7 @@ def chat(
         "max_tokens": max_tokens,
         "temperature": 0,
     }
-    response = send("POST", "/v1/chat/completions", timeout=300, json=body)
+    response = send("POST", "/v1/chat/completions", timeout=300, json_body=body)
     answer_id, version = response.headers.get("x-answer-id"), response.headers.get("x-model-version")
     answer = json_of(response)
     if as_json:

@@ -1,6 +1,5 @@
 """`driftwheel consumers list | resume`: who reads which topic, what stands still and why, and on it goes."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,8 +7,8 @@ import typer
 from services.console.door import LOOK, Exit, everywhere, fail, part, post, warn
 from services.console.output import AsJson, table, when
 from services.console.terminal import out, show_json
-from services.console.upstream import SERVICES
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
 app = typer.Typer(no_args_is_help=True, help="Consumers: who reads which topic, and what stands still.")
 
@@ -20,7 +19,7 @@ def list_(as_json: AsJson = False) -> None:
 
     Example: driftwheel consumers list
     """
-    answers = asyncio.run(everywhere("/consumers", {}))
+    answers = everywhere("/consumers")
     found = [
         {"service": service, **consumer}
         for service, answer in answers.items()

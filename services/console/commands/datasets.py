@@ -10,6 +10,7 @@ from services.console.door import Exit, call, fail, get, part, post
 from services.console.formats import behind
 from services.console.output import AsJson, cell, facts, short, table, when
 from services.console.terminal import err, out, show_json
+from services.console.transport import Form
 
 app = typer.Typer(no_args_is_help=True, help="Rows in, datasets out.")
 BUILD_SECONDS = 3_600
@@ -32,8 +33,7 @@ def upload(
         if not file.is_file():
             fail(Exit.NOT_FOUND, f"There is no file {file}.", "Give a jsonl, csv or parquet file.")
         err.print(f"[dim]uploading {file.name}, {file.stat().st_size:,} bytes[/]")
-        with file.open("rb") as rows:
-            made = call("POST", "/v1/files", files={"file": (file.name, rows)}, data={"purpose": "fine-tune"})
+        made = call("POST", "/v1/files", form=Form({"purpose": "fine-tune"}, file))
         ids.append(made["id"])
     build = post("/api/data/datasets", {"model": model, "files": ids, "format": format_})
     deadline = time.monotonic() + BUILD_SECONDS

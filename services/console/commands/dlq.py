@@ -1,6 +1,5 @@
 """`driftwheel dlq list | show | redrive`: what died, why, and again."""
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -8,8 +7,8 @@ import typer
 from services.console.door import LOOK, Exit, everywhere, fail, get, part, post, warn
 from services.console.output import AsJson, confirmed, facts, table, when
 from services.console.terminal import err, out, show_json
-from services.console.upstream import SERVICES
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
 app = typer.Typer(no_args_is_help=True, help="Dead letters: what died, why, and again.")
 Topic = Annotated[str | None, typer.Option(help="Only of this topic.")]
@@ -37,7 +36,7 @@ def list_(
     if service:
         answers: dict[str, Json | None] = {service: get(f"/api/{_known(service)}/dead-letters", **filters)}
     else:
-        answers = asyncio.run(everywhere("/dead-letters", filters))
+        answers = everywhere("/dead-letters", filters)
     silent = [name for name, answer in answers.items() if answer is None]
     found = [
         {"service": name, **letter}

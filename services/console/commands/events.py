@@ -1,23 +1,23 @@
 """`driftwheel events tail | search | replay`: events as they pass, as they passed, and once more."""
 
-import asyncio
 import json
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.status import Status
 from rich.text import Text
 
 from services.console.door import Exit, fail, post
 from services.console.output import AsJson, confirmed, table
-from services.console.records import Sought, document, past, reader, since
 from services.console.terminal import err, out, show_json, show_json_line
-from services.console.upstream import SERVICES
-from shared.contracts.envelope import repair_headers
-from shared.contracts.events import UNVERIFIED, believed
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES, TOPICS, UNVERIFIED, believed
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from services.console.records import Sought
 
 events = typer.Typer(no_args_is_help=True, help="Events: as they pass, as they passed, and once more.")
 Lines = Annotated[bool, typer.Option("--json", help="One JSON document a line.")]
@@ -34,13 +34,17 @@ def tail(
 
     Example: driftwheel events tail --topic model.promoted --beginning
     """
-    known = _topics()
+    import asyncio
+
+    known = list(TOPICS)
     if unknown := sorted(set(topic or ()) - set(known)):
         fail(Exit.USAGE, f"There is no topic {unknown[0]}.", f"There are {', '.join(known)}.")
     asyncio.run(_tail(topic or known, beginning, count, as_json))
 
 
 async def _tail(topics: list[str], beginning: bool, count: int | None, as_json: bool) -> None:
+    from services.console.records import reader
+
     async with reader(*topics, newest=not beginning) as consumer:
         err.print("[dim]waiting for events; Ctrl-C ends[/]")
         async for record in consumer:
@@ -72,6 +76,10 @@ def search(
 
     Example: driftwheel events search --header ce_source=/crm --since 2h
     """
+    import asyncio
+
+    from services.console.records import Sought, since
+
     pairs = [one.partition("=") for one in header or ()]
     if not all(name and mark for name, mark, _ in pairs):
         fail(Exit.USAGE, "A header is NAME=VALUE.", "Example: --header ce_source=/trainer")
@@ -82,14 +90,16 @@ def search(
     except (ValueError, OverflowError):
         fail(Exit.USAGE, "--since is no time.", "Write 2h, 30m, 3d or 2026-01-31T14:00:00Z.")
     sought = Sought({name: value for name, _, value in pairs}, any_id, text)
-    if not asyncio.run(_search(topic or _topics(), start, sought, limit, as_json)):
+    if not asyncio.run(_search(topic or list(TOPICS), start, sought, limit, as_json)):
         raise typer.Exit(int(Exit.NOT_FOUND))
 
 
 async def _search(
-    topics: list[str], start: datetime | None, sought: Sought, limit: int, as_json: bool
+    topics: list[str], start: datetime | None, sought: "Sought", limit: int, as_json: bool
 ) -> int:
     """How many were found. They are printed as they are found, partition by partition."""
+    from services.console.records import past
+
     found = 0
     with err.status("[dim]looking[/]") as status:
         async with aclosing(past(topics, start, lambda done, of: _progress(status, done, of))) as records:
@@ -105,7 +115,7 @@ async def _search(
     return found
 
 
-def _progress(status: Status, done: int, of: int) -> None:
+def _progress(status: "Status", done: int, of: int) -> None:
     status.update(f"[dim]{done:,} of {of:,} offsets[/]")
 
 
@@ -185,13 +195,10 @@ def _effects(dry: Json) -> str:
     return "1 new effect" if new == 1 else f"{new:,} new effects"
 
 
-def _topics() -> list[str]:
-    from shared.contracts.events import EVENTS
-
-    return [event.topic for event in EVENTS]
-
-
 def _print(record: Any, as_json: bool) -> None:
+    from services.console.records import document
+    from shared.contracts.envelope import repair_headers
+
     if as_json:
         show_json_line(document(record))
         return

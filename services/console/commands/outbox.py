@@ -1,6 +1,5 @@
 """`driftwheel outbox list | retry`: what Kafka did not take, why, and again."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,8 +7,8 @@ import typer
 from services.console.door import LOOK, Exit, everywhere, fail, get, post, warn
 from services.console.output import AsJson, table, when
 from services.console.terminal import err, out, show_json
-from services.console.upstream import SERVICES
-from shared.contracts.text import Json
+from shared.contracts.document import Json
+from shared.contracts.topology import SERVICES
 
 app = typer.Typer(no_args_is_help=True, help="Events that Kafka did not take: which, why, and again.")
 Topic = Annotated[str | None, typer.Option(help="Only of this topic.")]
@@ -30,7 +29,7 @@ def list_(
     if service:
         answers: dict[str, Json | None] = {service: get(f"/api/{_known(service)}/outbox", **filters)}
     else:
-        answers = asyncio.run(everywhere("/outbox", filters))
+        answers = everywhere("/outbox", filters)
     found = [
         {"service": name, **row} for name, answer in answers.items() if answer for row in answer["unsent"]
     ]

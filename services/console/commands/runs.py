@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import httpx2
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from services.console.door import LOOK, Exit, client, fail, get, part, post, refuse, silent
+from services.console.door import LOOK, Exit, fail, get, headers, part, post, refuse, silent, url
 from services.console.formats import behind
 from services.console.output import AsJson, facts, short, table, when
 from services.console.terminal import err, out, show_json, show_json_line
+from services.console.transport import Response, Silent, events
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 _PATIENCE = 10
@@ -97,6 +96,8 @@ def watch(
 
     Example: driftwheel runs watch run-19
     """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     last: dict[str, Any] = {}
     columns = (
         TextColumn("{task.description}"),
@@ -131,19 +132,18 @@ def _events(run: str) -> Iterator[dict[str, Any]]:
     seen, failures, path = 0, 0, f"/api/trainer/runs/{part(run)}/stream"
     while failures < _PATIENCE:
         try:
-            with client(timeout=120) as http, http.sse(path, headers={"last-event-id": str(seen)}) as source:
-                if not source.response.is_success:
-                    source.response.read()
-                    refuse(source.response)
-                for told in source:
-                    number, event = int(told.id or 0), json.loads(told.data)
-                    if number <= seen:
-                        continue
-                    seen, failures = number, 0
-                    yield event
-                    if event["state"] in _ENDS:
-                        return
-        except httpx2.TransportError as error:
+            asked = {**headers(), "last-event-id": str(seen)}
+            for told in events(url() + path, headers=asked, timeout=120):
+                if isinstance(told, Response):
+                    refuse(told)
+                number, event = int(told.id or 0), json.loads(told.data)
+                if number <= seen:
+                    continue
+                seen, failures = number, 0
+                yield event
+                if event["state"] in _ENDS:
+                    return
+        except Silent as error:
             if not seen:
                 silent(error)
         failures += 1

@@ -13,11 +13,6 @@ MOST = 10_000
 app = typer.Typer(no_args_is_help=True, help="People whose texts are kept, and taking those back.")
 
 
-@app.callback()
-def subjects() -> None:
-    """People whose texts are kept, and taking those back."""
-
-
 @app.command()
 def erase(
     subject: Annotated[str, typer.Argument(help="Whom a token names, or requests as `user`.")],

@@ -1,21 +1,20 @@
 """`driftwheel trace ID`: the whole story an id belongs to, and why it does not move."""
 
-import asyncio
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.live import Live
 
 from services.console.causality import Step, everything, merge
 from services.console.door import LOOK, Exit, everywhere, fail, part
 from services.console.output import AsJson
 from services.console.story import render
 from services.console.terminal import Terminal, err, out, show_json
-from services.console.upstream import SERVICES
 from services.console.waiting import Waiting, why
-from shared.contracts.text import Json
-from shared.operations.trace import searched
+from shared.contracts.document import Json
+from shared.contracts.stories import searched
+from shared.contracts.topology import SERVICES
 
 _PAUSE_SECONDS = 1.0
 _PIPE_WIDTH = 320
@@ -31,11 +30,13 @@ def trace(
         bool, typer.Option("--follow", "-f", help="Until nothing more is expected; Ctrl-C ends.")
     ] = False,
 ) -> None:
-    """The whole story an id belongs to: what caused it, what it caused, where it waits and why.
+    """The whole story an id belongs to, and what it waits for.
+
+    What caused it, what it caused, where it stands and why.
 
     Example: driftwheel trace support:2
     """
-    roots, silent, waiting = asyncio.run(_followed(any_id) if follow else look(any_id))
+    roots, silent, waiting = _followed(any_id) if follow else look(any_id)
     if as_json:
         show_json(everything(roots, silent, waiting=waiting.to_json() if waiting else None))
     elif not follow or not out.is_terminal:
@@ -47,26 +48,28 @@ def trace(
         raise typer.Exit(int(Exit.NOT_FOUND))
 
 
-async def look(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
+def look(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
     """The story as it stands: steps, services that do not answer, what it waits for."""
-    parts, silent = await collect(any_id)
+    parts, silent = collect(any_id)
     roots = merge(parts, silent)
     return roots, silent, why(roots, parts, silent, datetime.now(UTC))
 
 
-async def collect(any_id: str) -> tuple[list[Json], list[str]]:
+def collect(any_id: str) -> tuple[list[Json], list[str]]:
     """What each service knows of the stories with this id, and which services did not answer."""
-    found = await everywhere(f"/trace/{part(searched(any_id))}")
+    found = everywhere(f"/trace/{part(searched(any_id))}")
     ids = sorted({one for answer in found.values() if answer for one in answer["correlations"]})[:50]
-    told = await everywhere("/stories", [("id", one) for one in ids])
+    told = everywhere("/stories", [("id", one) for one in ids])
     return [answer for answer in told.values() if answer], [name for name, one in told.items() if one is None]
 
 
-async def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
+def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
     """Drawn again each second until the story ends. An id that nobody knows yet is waited for."""
+    from rich.live import Live
+
     with Live(console=out, auto_refresh=False, transient=False) as screen:
         while True:
-            story = await look(any_id)
+            story = look(any_id)
             roots, silent, waiting = story
             if out.is_terminal:
                 screen.update(render(roots, silent, waiting), refresh=True)
@@ -74,4 +77,4 @@ async def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]
                 return story
             if not roots:
                 err.print("[dim]nothing is known of this id yet; Ctrl-C ends[/]")
-            await asyncio.sleep(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)

@@ -13,10 +13,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from services.console.formats import duration
 from services.console.merged import newest, silent
 from services.console.session import Monitoring, Visitor, from_our_pages, visits
-from services.console.upstream import SERVICES, Answer, segment
+from services.console.upstream import Answer, segment
 from services.console.views import back_to, page
 from shared.contracts.errors import NotFound
 from shared.contracts.text import Json
+from shared.contracts.topology import SERVICES
 
 router = APIRouter()
 Admin = Annotated[Visitor, visits("admin")]

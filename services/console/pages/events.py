@@ -9,10 +9,10 @@ from fastapi.responses import HTMLResponse
 
 from services.console.merged import newest, silent
 from services.console.session import Monitoring
-from services.console.upstream import SERVICES
 from services.console.views import page
 from shared.contracts.events import EVENTS
 from shared.contracts.text import Json
+from shared.contracts.topology import SERVICES
 
 router = APIRouter()
 Typed = Annotated[str, Query(max_length=200)]

@@ -7,8 +7,8 @@ from fastapi.responses import HTMLResponse
 
 from services.console import loop
 from services.console.session import Monitoring
-from services.console.upstream import SERVICES
 from services.console.views import page
+from shared.contracts.topology import SERVICES
 
 router = APIRouter()
 _NEWEST: dict[str, tuple[str, dict[str, str]]] = {

@@ -12,11 +12,12 @@ from services.console.causality import Step, merge, seconds_between, spent
 from services.console.formats import duration
 from services.console.session import Monitoring, Visitor, from_our_pages, inside, visits
 from services.console.timeline import timeline
-from services.console.upstream import SERVICES, segment
+from services.console.upstream import segment
 from services.console.views import back_to, page
 from services.console.waiting import why
+from shared.contracts.stories import searched
 from shared.contracts.text import Json
-from shared.operations.trace import searched
+from shared.contracts.topology import SERVICES
 
 router = APIRouter()
 _LONGEST_ID = 200

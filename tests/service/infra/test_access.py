@@ -16,7 +16,8 @@ from aiokafka.errors import (
 )
 
 from infra.kafka import access, requests, topics
-from shared.contracts.events import CONSUMERS, EVENTS, PRODUCERS
+from shared.contracts.events import EVENTS
+from shared.contracts.topology import CONSUMERS, PRODUCERS
 from tests.conftest import KafkaBroker
 from tests.service.infra.brokers import ROLES, TlsBroker, tls_broker
 

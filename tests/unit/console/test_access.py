@@ -10,7 +10,8 @@ from joserfc.jwk import KeySet, OKPKey
 from services.console.door import Exit
 from shared.contracts.errors import Unauthenticated
 from shared.http.jwks import KeyFile
-from shared.http.tokens import SCOPES, Authenticator, Revoked
+from shared.http.minting import SCOPES
+from shared.http.tokens import Authenticator, Revoked
 from tests.unit.console.conftest import Command, Door
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from services.console.causality import merge, spent
 from services.console.story import render
-from shared.operations.trace import searched
+from shared.contracts.stories import searched
 
 
 def sent(event_id: str, topic: str, cause: str | None, at: str, **more: object) -> dict[str, object]:

@@ -8,6 +8,7 @@ import pytest
 from fastapi.sse import format_sse_event
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from services.console.catalogue import ENTRIES, load
 from services.console.door import Exit
 from tests.unit.console.conftest import Command, Door
 
@@ -316,14 +317,8 @@ def test_an_unknown_id_is_3(driftwheel: Command, door: Door) -> None:
 def test_every_command_has_help_and_an_example(nowhere: Command, noun: tuple[str, ...]) -> None:
     told = nowhere(*noun, "--help")
     assert told.exit_code == Exit.OK
-    from typer.main import get_command
-
-    from services.console.cli import app
-
-    command: Any = get_command(app)
-    for name in noun:
-        command = command.commands[name]
-    leaves = [child for child in command.commands.values() if not hasattr(child, "commands")]
+    commands = load(noun[0]).commands.values() if noun else map(load, ENTRIES)
+    leaves = [child for child in commands if not hasattr(child, "commands")]
     assert all("Example: driftwheel" in (leaf.help or "") for leaf in leaves)
 
 

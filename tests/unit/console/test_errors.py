@@ -7,7 +7,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from typer.testing import Result
 
-from services.console import cli, door
+from services.console import cli, door, transport
 from services.console.door import Exit
 from tests.unit.console.conftest import Command, Door, problem
 
@@ -148,7 +148,7 @@ def test_an_interrupted_command_says_130(driftwheel: Command, monkeypatch: pytes
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(httpx2.Client, "request", interrupt)
+    monkeypatch.setattr(transport, "request", interrupt)
     assert driftwheel("runs", "list").exit_code == Exit.INTERRUPTED
 
 

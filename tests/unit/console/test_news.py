@@ -7,7 +7,8 @@ import pytest
 from fastapi.sse import ServerSentEvent
 
 from services.console.live import Live
-from services.console.upstream import SERVICES, Answer
+from services.console.upstream import Answer
+from shared.contracts.topology import SERVICES
 
 
 class World:

@@ -10,7 +10,8 @@ from infra import prometheus
 from infra.kafka import jars, topics
 from infra.local.credentials import SERVICES
 from infra.s3 import buckets
-from shared.contracts.events import CONSUMERS, EVENTS, STATE
+from shared.contracts.events import EVENTS, STATE
+from shared.contracts.topology import CONSUMERS
 
 ROOT = Path(__file__).parents[3]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))

@@ -13,7 +13,8 @@ from joserfc.jwk import KeySet, OctKey, OKPKey
 from shared.contracts.errors import Unauthenticated
 from shared.http.auth import requires
 from shared.http.jwks import KeyFile
-from shared.http.tokens import SCOPES, Authenticator, Caller, mint
+from shared.http.minting import SCOPES
+from shared.http.tokens import Authenticator, Caller, mint
 
 KEY = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})
 STRANGER = OKPKey.generate_key("Ed25519", parameters={"kid": "k1", "use": "sig", "alg": "Ed25519"})

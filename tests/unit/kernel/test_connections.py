@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from infra.local.credentials import SERVICES
-from shared.contracts.events import CONSUMERS
+from shared.contracts.topology import CONSUMERS
 from shared.delivery.unit_of_work import POOL
 from shared.jobs.child import CONNECTIONS
 

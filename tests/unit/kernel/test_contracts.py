@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.contracts.events import CONSUMERS, EVENTS, FeedbackRecorded, ModelEvaluated, TrainingRequested
+from shared.contracts.events import EVENTS, FeedbackRecorded, ModelEvaluated, TrainingRequested
 from shared.contracts.policy import Gate, Policy, Ramp, Recipe
 from shared.contracts.text import Message, ModelName
+from shared.contracts.topology import CONSUMERS
 
 
 class _Named(Message):

@@ -14,7 +14,8 @@ from joserfc.jwk import OKPKey
 from services.console.app import create_app
 from services.console.session import COOKIE
 from services.console.settings import Settings
-from shared.http.tokens import SCOPES, mint
+from shared.http.minting import SCOPES
+from shared.http.tokens import mint
 
 
 @dataclass

@@ -5,7 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from services.console.upstream import SERVICES
+from shared.contracts.topology import SERVICES
 from tests.unit.console.pages.conftest import Browser, Door
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -8,8 +8,8 @@ import pytest
 
 from services.console.api import PUBLIC_PATHS
 from services.console.session import inside
-from services.console.upstream import SERVICES
 from services.console.views import ROOT, duration, number, size
+from shared.contracts.topology import SERVICES
 from tests.scopes import routes
 from tests.unit.console.pages.conftest import Browser, Door
 
