@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from infra.local import state
 from infra.local.process import marked, rotate, sweep, tail
@@ -202,24 +201,6 @@ def status(*, home: Path | None = None) -> dict[str, Any]:
     if state.running(home):
         return found
     return {"state": "stopped", "home": str(home), "orphans": [p.pid for p in marked(home)], "parts": {}}
-
-
-def table(found: dict[str, Any]) -> Table:
-    """`status` for people."""
-    result = Table(box=None, header_style="dim", pad_edge=False)
-    numbers = ("pid", "up in", "restarts", "memory")
-    for column in ("part", "state", *numbers, "address"):
-        result.add_column(
-            column, justify="right" if column in numbers else "left", no_wrap=True, overflow="fold"
-        )
-    if any(part["detail"] for part in found["parts"].values()):
-        result.add_column("detail")
-    for name, part in found["parts"].items():
-        row = [name, f"{MARKS.get(part['state'], '·')} {part['state']}", str(part["pid"] or "")]
-        row += [f"{part['seconds']:.1f} s", str(part["restarts"]), f"{part['rss_bytes'] / 1e6:.0f} MB"]
-        row += [found.get("urls", {}).get(name, "").removeprefix("http://")]
-        result.add_row(*row, escape(str(part["detail"]).partition("\n")[0]))
-    return result
 
 
 def _ago(found: dict[str, Any]) -> str:

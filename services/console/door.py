@@ -30,6 +30,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 5
     GATE = 6
     INTERRUPTED = 130
+    PIPE = 141
 
 
 def fail(code: Exit, message: str, next_step: str = "") -> NoReturn:

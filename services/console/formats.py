@@ -1,11 +1,13 @@
 """Values as people read them: times, durations, shares, sizes. The same in pages and in the terminal."""
 
+import math
 from datetime import UTC, datetime
 
 from shared.contracts.document import Json
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _FAST = 10
+_NOTHING = 1e-9
 
 
 def parsed(value: str | datetime | None) -> datetime | None:
@@ -63,12 +65,25 @@ def duration(seconds: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`1,234` for whole numbers, `0.288` for others, or a dash."""
+    """`1,234` for whole numbers, `0.288` or `0.000007` for others, or a dash."""
     if value is None:
         return "–"
     if float(value).is_integer():
         return f"{int(value):,}"
-    return f"{value:,.{digits}g}" if abs(value) < 1 else f"{value:,.{max(digits - 1, 0)}f}"
+    if abs(value) >= 1:
+        return f"{value:,.{max(digits - 1, 0)}f}"
+    written = f"{value:.{_decimals(value, digits)}f}".rstrip("0").rstrip(".")
+    return "0" if written == "-0" else written
+
+
+def money(amount: float, currency: str) -> str:
+    """`12.34 EUR`, `0.0021 EUR`: cents, or the first two digits that are not zero."""
+    return f"{amount:,.{max(2, _decimals(amount, 2))}f} {currency}"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """How many decimals show so many digits of it, without an exponent; less than a billionth is nothing."""
+    return digits - 1 - math.floor(math.log10(abs(value))) if abs(value) >= _NOTHING else 0
 
 
 def percent(share: float | None, digits: int = 0) -> str:

@@ -1,73 +1,43 @@
-"""Tables for people. What a program should read has `--json`."""
+"""What commands show to people. What a program should read has `--json`."""
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from services.console import layout
 from services.console.door import Exit, fail
+from services.console.layout import Column
 from services.console.terminal import err, harmless, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-COLOURS = {
-    "ready": "green",
-    "succeeded": "green",
-    "pass": "green",
-    "approved": "green",
-    "completed": "green",
-    "failed": "red",
-    "fail": "red",
-    "rejected": "red",
-    "rolled_back": "red",
-    "cancelled": "yellow",
-    "insufficient": "yellow",
-}
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str) -> None:
-    """Rows under dim headings, or one line that says why there are none."""
+def table(columns: Sequence[str | Column], rows: Sequence[Sequence[Any]], empty: str) -> None:
+    """Rows under dim headings, or one line that says why there are none and what makes some."""
     if not rows:
-        out.print(f"[dim]{escape(empty)}[/]")
+        out.print(f"[dim]{escape(empty)}[/]", soft_wrap=not out.is_terminal)
         return
-    grid = Table(box=None, header_style="dim", pad_edge=False)
-    for place, column in enumerate(columns):
-        grid.add_column(column, overflow="fold", no_wrap=place == 0)
-    for row in rows:
-        grid.add_row(*(cell(value) for value in row))
-    out.print(grid)
-
-
-def cell(value: Any) -> str:
-    if value is None:
-        return "[dim]-[/]"
-    text = escape(f"{value:.4g}" if isinstance(value, float) else str(value))
-    colour = COLOURS.get(str(value))
-    return f"[{colour}]{text}[/]" if colour else text
+    lines, left_out = layout.table(columns, rows, out.room)
+    _print(lines)
+    if left_out:
+        err.print(f"[dim]no room here for {', '.join(left_out)}; --json has everything[/]")
 
 
 def facts(pairs: Sequence[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(style="dim")
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        grid.add_row(name, cell(value))
-    out.print(grid)
+    _print(layout.pairs(pairs, out.room))
 
 
-def when(text: str | None) -> str:
-    """Local time, to the second."""
-    if not text:
-        return "-"
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _print(lines: Sequence[Text]) -> None:
+    out.print(Text("\n").join(lines), soft_wrap=True)
 
 
-def short(digest: str | None) -> str:
-    return (digest or "-")[:12]
+def short(digest: str | None) -> str | None:
+    return digest[:12] if digest else None
 
 
 def confirmed(question: str, yes: bool) -> None:

@@ -182,11 +182,18 @@ async def _range(
 
 
 def document(record: Any) -> Json:
-    """A record for programs."""
+    """A record for programs: `body` is the document that it holds, or text if it holds none."""
     return {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "headers": repair_headers(record.headers),
-        "body": (record.value or b"").decode("utf-8", "backslashreplace"),
+        "body": _body(record.value or b""),
     }
+
+
+def _body(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", "backslashreplace")

@@ -9,6 +9,7 @@ from rich.tree import Tree
 
 from services.console.causality import Step, seconds_between, spent
 from services.console.formats import behind, duration
+from services.console.local_time import clock, day
 from services.console.waiting import Waiting
 from shared.contracts.document import Json
 
@@ -19,6 +20,9 @@ def render(roots: Sequence[Step], unreachable: Sequence[str] = (), waiting: Wait
         Text(f"{name} does not answer: its own steps are inferred from the others", "yellow")
         for name in unreachable
     ]
+    first = next((step.at for root in roots for step in root.walk() if step.at), None)
+    if first:
+        lines.append(Text(day(first), "dim"))
     for root in roots:
         tree = Tree(_line(root), guide_style="dim")
         _branch(tree, root)
@@ -57,7 +61,7 @@ def _branch(tree: Tree, step: Step) -> None:
     for caused in step.causes:
         if len(progress) > 1 and caused is progress[0]:
             line = _line(caused)
-            line.append(f"  … {len(progress)} reports until {progress[-1].at[11:19]}", "dim")
+            line.append(f"  … {len(progress)} reports until {clock(progress[-1].at)[:8]}", "dim")
             tree.add(line)
         elif len(progress) <= 1 or caused not in progress:
             _branch(tree.add(_line(caused)), caused)
@@ -68,7 +72,7 @@ def _is_progress(step: Step) -> bool:
 
 
 def _line(step: Step) -> Text:
-    line = Text(f"{step.at[11:23]}  ", "dim")
+    line = Text(f"{clock(step.at) if step.at else '':12}  ", "dim")
     line.append(step.topic, "bold cyan")
     line.append(f"  {step.source}", "green")
     payload = step.payload
@@ -106,7 +110,7 @@ def _handling(line: Text, row: Json) -> None:
 
 def _job(job: Json) -> Text:
     queued = duration(seconds_between(job["deferred_at"], job["started_at"]))
-    line = Text(f"{(job['started_at'] or job['deferred_at'])[11:23]}  ", "dim")
+    line = Text(f"{clock(job['started_at'] or job['deferred_at'])}  ", "dim")
     line.append(f"{job['job']} {job['key']}", "magenta")
     if not job["started_at"]:
         line.append(f"  {behind(job.get('ahead')) or 'waits in the queue'}", "yellow")

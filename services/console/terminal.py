@@ -1,14 +1,17 @@
 """All that commands print: what others wrote sets no title, moves no cursor and turns no line around."""
 
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+_PIPE_WIDTH = 10_000
 _BIDI = "\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _HARMFUL = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_BIDI}]")
 
@@ -25,7 +28,23 @@ def _picture(code: int) -> str:
 
 
 class Terminal(Console):
-    """rich's console; its own colours and cursor movements are no text, so they stay."""
+    """rich's console; its own colours and cursor movements are no text, so they stay.
+
+    What is piped is as wide as it is, and ends quietly when nobody reads on.
+    """
+
+    @property
+    def room(self) -> int | None:
+        """Cells in a line of the terminal; None where it is no terminal."""
+        return self.width if self.is_terminal else None
+
+    @property  # type: ignore[misc]  # nobody sets it
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        return found if self.is_terminal else found._replace(width=_PIPE_WIDTH)
+
+    def on_broken_pipe(self) -> NoReturn:
+        nobody_reads()
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -41,14 +60,20 @@ err = Terminal(stderr=True, highlight=False)
 """Progress and errors, on stderr."""
 
 
+def nobody_reads() -> NoReturn:
+    """End as a command does that a closed pipe ends, without the signal: it would end us for a broken socket too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(128 + signal.SIGPIPE)
+
+
 def show_json(value: Any) -> None:
-    """Data for programs: one JSON document on stdout."""
-    _write(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Data for programs: one JSON document on stdout, its keys in the order of the alphabet."""
+    _write(json.dumps(value, indent=2, ensure_ascii=False, default=str, sort_keys=True))
 
 
 def show_json_line(value: Any) -> None:
     """Data for programs that read line by line."""
-    _write(json.dumps(value))
+    _write(json.dumps(value, sort_keys=True))
 
 
 def show_line(text: str) -> None:
@@ -58,5 +83,8 @@ def show_line(text: str) -> None:
 
 def _write(text: str) -> None:
     # Inside JSON such a character can be written as an escape: the same document, and harmless to look at.
-    sys.stdout.write(_HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(_HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nobody_reads()

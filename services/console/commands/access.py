@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import secrets
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -127,17 +128,20 @@ def open_(
         err.print(f"[dim]opened {url()}{page}[/]", highlight=False)
 
 
-def apply(file: Path, as_json: AsJson = False) -> None:
+def apply(
+    file: Annotated[Path, typer.Argument(help="A policy; `-` reads it from stdin.")], as_json: AsJson = False
+) -> None:
     """Declare a model by its policy, in one document.
 
-    Its data, recipe, gates, ramp, drift and budget.
+    Its data, recipe, gates, ramp, drift and budget. Again changes nothing.
 
     Example: driftwheel apply examples/support/policy.yaml
     """
     import yaml
 
     try:
-        document: Any = yaml.safe_load(file.read_text("utf-8"))
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        document: Any = yaml.safe_load(text)
     except OSError as error:
         fail(Exit.NOT_FOUND, f"{file} cannot be read: {error.strerror}.", "Give the path of a policy.")
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,11 +1,13 @@
 """`driftwheel consumers list | resume`: who reads which topic, what stands still and why, and on it goes."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from services.console.door import LOOK, Exit, everywhere, fail, part, post, warn
-from services.console.output import AsJson, table, when
+from services.console.layout import Column, prose
+from services.console.local_time import when
+from services.console.output import AsJson, table
 from services.console.terminal import out, show_json
 from shared.contracts.document import Json
 from shared.contracts.topology import SERVICES
@@ -33,9 +35,9 @@ def list_(as_json: AsJson = False) -> None:
         show_json(found)
     else:
         table(
-            ("service", "topic", "state", "since", "why"),
+            ("service", "topic", "state", Column("since", 1), prose("why", 2)),
             [_row(c) for c in found],
-            "Nobody consumes anything.",
+            "Nobody consumes anything. Start the services: driftwheel up",
         )
         for consumer in found:
             for one in consumer["quarantined"]:
@@ -47,7 +49,7 @@ def list_(as_json: AsJson = False) -> None:
         raise typer.Exit(int(Exit.UNAVAILABLE))
 
 
-def _row(consumer: Json) -> tuple[str, ...]:
+def _row(consumer: Json) -> tuple[Any, ...]:
     return (
         consumer["service"],
         consumer["topic"],

@@ -8,7 +8,9 @@ import typer
 
 from services.console.door import Exit, call, fail, get, part, post
 from services.console.formats import behind
-from services.console.output import AsJson, cell, facts, short, table, when
+from services.console.layout import Column, told
+from services.console.local_time import when
+from services.console.output import AsJson, facts, short, table
 from services.console.terminal import err, out, show_json
 from services.console.transport import Form
 
@@ -56,7 +58,15 @@ def list_(model: str | None = None, as_json: AsJson = False) -> None:
         show_json(found)
         return
     table(
-        ("build", "model", "state", "dataset", "rows", "why", "made"),
+        (
+            "build",
+            "model",
+            "state",
+            Column("dataset", 3),
+            "rows",
+            Column("why", 2),
+            Column("made", 1),
+        ),
         [
             (
                 b["id"],
@@ -113,12 +123,8 @@ def _show(build: dict[str, Any], as_json: bool) -> None:
             ("read", build["read"]),
             *((f"  {split}", rows) for split, rows in build["rows"].items()),
             *((f"  dropped: {reason}", rows) for reason, rows in build["dropped"].items()),
-            ("parents", ", ".join(short(parent) for parent in build["parents"]) or None),
+            ("parents", ", ".join(parent[:12] for parent in build["parents"]) or None),
         ]
     )
     for reject in build["rejects"][:3]:
-        out.print(
-            "[dim]  e.g.[/] " + "  ".join(cell(value) for value in reject.values()),
-            overflow="ellipsis",
-            no_wrap=True,
-        )
+        out.print(f"  e.g. {'  '.join(told(value) for value in reject.values())}", style="dim", markup=False)

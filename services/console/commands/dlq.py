@@ -1,11 +1,15 @@
 """`driftwheel dlq list | show | redrive`: what died, why, and again."""
 
+import json
 from typing import Annotated, Any
 
 import typer
 
 from services.console.door import LOOK, Exit, everywhere, fail, get, part, post, warn
-from services.console.output import AsJson, confirmed, facts, table, when
+from services.console.formats import duration
+from services.console.layout import Column, prose
+from services.console.local_time import at, when
+from services.console.output import AsJson, confirmed, facts, table
 from services.console.terminal import err, out, show_json
 from shared.contracts.document import Json
 from shared.contracts.topology import SERVICES
@@ -59,12 +63,12 @@ def list_(
 
 def _letters(found: list[Json]) -> None:
     table(
-        ("service", "event", "topic", "tries", "died", "why"),
+        ("service", "event", "topic", Column("tries", 2), Column("died", 1), prose("why")),
         [
             (d["service"], d["event_id"], d["topic"], d["attempts"], when(d["handled_at"]), _why(d))
             for d in found
         ],
-        "Nothing is dead.",
+        "Nothing is dead. What stands still shows: driftwheel consumers list",
     )
 
 
@@ -82,7 +86,7 @@ def show(service: str, event: str, as_json: AsJson = False) -> None:
     """
     letter = get(f"/api/{_known(service)}/dead-letters/{part(event)}")
     if as_json:
-        show_json(letter)
+        show_json(_parsed(letter))
         return
     place = f"{letter['topic']}/{letter['partition']}/{letter['offset']}"
     facts(
@@ -106,6 +110,19 @@ def show(service: str, event: str, as_json: AsJson = False) -> None:
     _payload(letter)
     if letter["state"] == "dead":
         err.print(f"again: driftwheel dlq redrive {service} {event}", style="dim", markup=False)
+
+
+def _parsed(letter: Json) -> Json:
+    """The letter with the document that its payload holds in `json`, in the place of its `text`."""
+    payload = letter["payload"]
+    if not payload or payload["cut"]:
+        return letter
+    try:
+        document = json.loads(payload["text"])
+    except (ValueError, RecursionError):
+        return letter
+    rest = {name: value for name, value in payload.items() if name != "text"}
+    return {**letter, "payload": {**rest, "json": document}}
 
 
 def _header(value: Any) -> str:
@@ -186,16 +203,16 @@ def _redrive_many(service: str, asked: Json, dry_run: bool, yes: bool, as_json: 
     out.print(f"[green]✓[/] {done['messages']:,} go again, {done['per_second']:g} a second")
     if done["until"]:
         err.print(
-            f"the last one at {when(done['until'])}; look: driftwheel dlq list --service {service}",
+            f"the last one at {at(done['until'])}; look: driftwheel dlq list --service {service}",
             style="dim",
         )
 
 
 def _preview(dry: Json) -> None:
-    out.print(f"{dry['matching']:,} match, {dry['messages']:,} would go again, in {dry['seconds']:,.0f} s")
+    out.print(f"{dry['matching']:,} match, {dry['messages']:,} would go again, in {duration(dry['seconds'])}")
     if dry["messages"]:
         table(("topic", "messages"), [(g["topic"], g["messages"]) for g in dry["by_topic"]], "")
-        table(("why", "messages"), [(g["error"], g["messages"]) for g in dry["by_error"]], "")
+        table((prose("why"), "messages"), [(g["error"], g["messages"]) for g in dry["by_error"]], "")
         if dry["other_errors"]:
             out.print(f"{dry['other_errors']:,} more for other reasons")
 

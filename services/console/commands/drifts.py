@@ -5,10 +5,16 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import get, part
-from services.console.output import AsJson, facts, short, table, when
+from services.console.formats import number, percent
+from services.console.layout import Column, prose
+from services.console.local_time import when
+from services.console.output import AsJson, facts, short, table
 from services.console.terminal import out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="What the monitor said about the traffic, and what came of it.")
+
+SHARES = ("quality_loss", "error_rate")
+"""Facts that are shares of the answers."""
 
 
 @app.command("list")
@@ -27,7 +33,15 @@ def list_(
         show_json(found["drifts"])
         return
     table(
-        ("drift", "version", "verdict", "severity", "announced", "state", "what came of it"),
+        (
+            "drift",
+            "version",
+            "verdict",
+            Column("severity", 3),
+            Column("announced", 2),
+            Column("state", 1),
+            prose("what came of it", 4),
+        ),
         [
             (
                 one["id"],
@@ -78,6 +92,13 @@ def show(
     _window(found["window"], as_json=False)
 
 
+def amount(fact: str, value: float) -> str:
+    """A fact's value with its unit, which its name tells."""
+    if fact.endswith("_ms"):
+        return f"{number(value)} ms"
+    return percent(value, 1) if fact in SHARES else number(value)
+
+
 def _window(window: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(window)
@@ -96,9 +117,15 @@ def _window(window: dict[str, Any], as_json: bool) -> None:
     )
     out.print()
     table(
-        ("fact", "measured", "bound", "exceeded", "from"),
+        ("fact", "measured", "bound", "exceeded", prose("from", 1)),
         [
-            (e["name"], e["value"], e["threshold"], "yes" if e["exceeded"] else "no", e["detail"] or None)
+            (
+                e["name"],
+                amount(e["name"], e["value"]),
+                amount(e["name"], e["threshold"]),
+                e["exceeded"],
+                e["detail"],
+            )
             for e in window["evidence"]
         ],
         "Nothing was measured on it.",

@@ -1,16 +1,18 @@
 """`driftwheel events tail | search | replay`: events as they pass, as they passed, and once more."""
 
-import json
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.text import Text
 
 from services.console.door import Exit, fail, post
+from services.console.layout import Column, prose
+from services.console.local_time import clock_in_zone
 from services.console.output import AsJson, confirmed, table
-from services.console.terminal import err, out, show_json, show_json_line
+from services.console.terminal import err, harmless, out, show_json, show_json_line
 from shared.contracts.document import Json
 from shared.contracts.topology import SERVICES, TOPICS, UNVERIFIED, believed
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from services.console.records import Sought
 
 events = typer.Typer(no_args_is_help=True, help="Events: as they pass, as they passed, and once more.")
+_LONGEST_SHOWN = 48
 Lines = Annotated[bool, typer.Option("--json", help="One JSON document a line.")]
 
 
@@ -83,8 +86,8 @@ def search(
     pairs = [one.partition("=") for one in header or ()]
     if not all(name and mark for name, mark, _ in pairs):
         fail(Exit.USAGE, "A header is NAME=VALUE.", "Example: --header ce_source=/trainer")
-    if not (pairs or any_id or text):
-        fail(Exit.USAGE, "Look for what?", "Give --header, --id or --text.")
+    if not (pairs or any_id or text or topic):
+        fail(Exit.USAGE, "Look for what?", "Give --header, --id, --text or --topic.")
     try:
         start = since(from_, datetime.now(UTC)) if from_ else None
     except (ValueError, OverflowError):
@@ -157,10 +160,10 @@ def _plan(dry: Json) -> None:
             "topic",
             "records",
             "done: no effect",
-            "dead: stay dead",
-            "redriven",
+            Column("dead: stay dead", 2),
+            Column("redriven", 3),
             "unknown: new effects",
-            "places",
+            prose("places", 1),
         ),
         [
             (
@@ -203,25 +206,29 @@ def _print(record: Any, as_json: bool) -> None:
         show_json_line(document(record))
         return
     headers = repair_headers(record.headers)
-    line = Text(f"{headers.get('ce_time', '')[11:23]:<12} ", "dim", no_wrap=True, overflow="ellipsis")
+    line = Text(f"{clock_in_zone(headers.get('ce_time')):<12} ", "dim")
     line.append(f"{record.topic:<18}", "cyan")
     line.append(f" p{record.partition}@{record.offset} ", "dim")
     source = believed(record.topic, headers.get("ce_source", "?"))
     line.append(source, "red" if source.startswith(UNVERIFIED) else "green")
-    line.append(f" {_story(document(record)['body'])}", "default")
-    # A pipe gets the whole line; a terminal gets what fits.
-    out.print(line, crop=out.is_terminal, soft_wrap=not out.is_terminal)
+    room = None if out.room is None else out.room - line.cell_len - 1
+    line.append(f" {summary(document(record)['body'], room)}", "default")
+    out.print(line, soft_wrap=True)
 
 
-def _story(body: str) -> str:
-    """What a person wants to read of a payload: its plain values, without long digests and empty ones."""
-    try:
-        payload = json.loads(body)
-    except ValueError:
-        return body
+def summary(payload: Any, room: int | None) -> str:
+    """The plain values of a payload that are not long, as many as there is room for (None: all), each of them whole."""
     if not isinstance(payload, dict):
-        return body
-    plain = {
-        name: value for name, value in payload.items() if isinstance(value, str | int | float) and value != ""
-    }
-    return "  ".join(f"{name}={str(value)[:36]}" for name, value in plain.items())
+        payload = {"body": payload}
+    plain = [
+        f"{name}={harmless(str(value))}"
+        for name, value in payload.items()
+        if isinstance(value, str | int | float) and value != "" and len(str(value)) <= _LONGEST_SHOWN
+    ]
+    line = ""
+    for one in plain:
+        longer = f"{line}  {one}" if line else one
+        if room is not None and cell_len(longer) > room:
+            return f"{line} …" if cell_len(line) + 2 <= room else line
+        line = longer
+    return line

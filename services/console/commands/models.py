@@ -5,7 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import get, part, post
-from services.console.output import AsJson, facts, short, table, when
+from services.console.layout import Column, prose
+from services.console.local_time import when
+from services.console.output import AsJson, facts, short, table
 from services.console.terminal import out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Models, versions, aliases.")
@@ -22,7 +24,7 @@ def list_(as_json: AsJson = False) -> None:
         show_json(found)
         return
     table(
-        ("model", "champion", "challenger", "versions", "policy"),
+        ("model", "champion", Column("challenger", 2), "versions", Column("policy", 1)),
         [
             (
                 m["name"],
@@ -58,7 +60,15 @@ def show(
         )
         return
     table(
-        ("version", "state", "is", "exact match", "dataset", "adapter", "decided"),
+        (
+            "version",
+            "state",
+            "is",
+            Column("exact match", 1),
+            Column("dataset", 3),
+            Column("adapter", 4),
+            Column("decided", 2),
+        ),
         [
             (
                 v["number"],
@@ -71,11 +81,11 @@ def show(
             )
             for v in versions
         ],
-        "No version yet.",
+        f"No version yet. An accepted run makes one: driftwheel runs list --model {name}",
     )
     out.print()
     table(
-        ("when", "alias", "version", "by", "why"),
+        ("when", "alias", "version", Column("by", 1), prose("why")),
         [(when(e["at"]), e["alias"], e["version"], e["actor"], e["reason"]) for e in history["events"]],
         "No alias has moved yet.",
     )
@@ -110,7 +120,7 @@ def _version(version: dict[str, Any], as_json: bool) -> None:
     )
     out.print()
     table(
-        ("gate", "verdict", "value", "bar", "reason"),
+        ("gate", "verdict", "value", "bar", prose("reason")),
         [(v["gate"], v["verdict"], v["value"], v["bar"], v["reason"]) for v in version["verdicts"]],
         "Not evaluated yet.",
     )

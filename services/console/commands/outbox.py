@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from services.console.door import LOOK, Exit, everywhere, fail, get, post, warn
-from services.console.output import AsJson, table, when
+from services.console.layout import Column, prose
+from services.console.local_time import when
+from services.console.output import AsJson, table
 from services.console.terminal import err, out, show_json
 from shared.contracts.document import Json
 from shared.contracts.topology import SERVICES
@@ -40,7 +42,15 @@ def list_(
         show_json(found)
     else:
         table(
-            ("service", "event", "topic", "state", "tries", "since", "why"),
+            (
+                "service",
+                "event",
+                "topic",
+                "state",
+                Column("tries", 2),
+                Column("since", 1),
+                prose("why"),
+            ),
             [
                 (
                     row["service"],
@@ -53,7 +63,7 @@ def list_(
                 )
                 for row in found
             ],
-            "Kafka took everything.",
+            "Kafka took everything. What died on its way in shows: driftwheel dlq list",
         )
     if silent:
         raise typer.Exit(int(Exit.UNAVAILABLE))

@@ -6,7 +6,9 @@ import typer
 
 from services.console.door import get, part, post
 from services.console.formats import duration, percent
-from services.console.output import AsJson, facts, table, when
+from services.console.layout import Column, prose
+from services.console.local_time import when
+from services.console.output import AsJson, facts, table
 from services.console.terminal import out, show_json
 
 app = typer.Typer(no_args_is_help=True, help="Rollouts: a version's way to all of the traffic.")
@@ -29,7 +31,15 @@ def list_(
         show_json(found["rollouts"])
         return
     table(
-        ("rollout", "version", "state", "step", "traffic", "planned", "why"),
+        (
+            "rollout",
+            "version",
+            "state",
+            Column("step", 3),
+            Column("traffic", 1),
+            Column("planned", 2),
+            prose("why", 4),
+        ),
         [
             (
                 one["id"],
@@ -85,7 +95,7 @@ def show(rollout: str, as_json: AsJson = False) -> None:
     if judged["guards"]:
         out.print()
         table(
-            ("guard", "says", "now", "interval", "bound", "from"),
+            ("guard", "says", "now", Column("interval", 1), "bound", prose("from", 2)),
             [
                 (g["guard"], g["verdict"], percent(g["value"], 1), _interval(g), percent(g["bound"], 1), g["text"])
                 for g in judged["guards"]
@@ -94,7 +104,7 @@ def show(rollout: str, as_json: AsJson = False) -> None:
         )  # fmt: skip
     out.print()
     table(
-        ("when", "what", "traffic", "why"),
+        ("when", "what", "traffic", prose("why")),
         [(when(c["at"]), c["state"], f"{c['weight']:g} %", c["reason"] or None) for c in found["changes"]],
         "Nothing has happened to it yet.",
     )

@@ -8,13 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import LOOK, Exit, fail, get, headers, part, post, refuse, silent, url
-from services.console.formats import behind
-from services.console.output import AsJson, facts, short, table, when
+from services.console.formats import behind, duration, money
+from services.console.layout import Column
+from services.console.local_time import when
+from services.console.output import AsJson, facts, short, table
 from services.console.terminal import err, out, show_json, show_json_line
 from services.console.transport import Response, Silent, events
+from shared.contracts.document import Json
 
 app = typer.Typer(no_args_is_help=True, help="Training runs.")
 _PATIENCE = 10
+_BARS = 48
 _ENDS = {"succeeded": Exit.OK, "failed": Exit.FAILED, "cancelled": Exit.FAILED, "rejected": Exit.GATE}
 
 
@@ -29,7 +33,16 @@ def list_(model: str | None = None, as_json: AsJson = False) -> None:
         show_json(found)
         return
     table(
-        ("run", "model", "state", "step", "loss", "validation", "cost", "made"),
+        (
+            "run",
+            "model",
+            "state",
+            Column("step", 1),
+            Column("loss", 5),
+            Column("validation", 4),
+            Column("cost", 3),
+            Column("made", 2),
+        ),
         [
             (
                 run["id"],
@@ -38,7 +51,7 @@ def list_(model: str | None = None, as_json: AsJson = False) -> None:
                 f"{run['step']}/{run['total_steps']}",
                 run["loss"],
                 run["validation_loss"],
-                (run.get("cost") or {}).get("amount"),
+                _cost(run),
                 when(run["created_at"]),
             )
             for run in found
@@ -57,7 +70,6 @@ def show(run: str, as_json: AsJson = False) -> None:
     if as_json:
         show_json(found)
         return
-    cost = found.get("cost") or {}
     facts(
         [
             ("run", found["id"]),
@@ -68,10 +80,8 @@ def show(run: str, as_json: AsJson = False) -> None:
             ("step", f"{found['step']}/{found['total_steps']}"),
             ("loss", found["loss"]),
             ("validation loss", found["validation_loss"]),
-            (
-                "cost",
-                f"{cost['amount']:.4f} {cost['currency']}, {cost['device_seconds']:.0f} s" if cost else None,
-            ),
+            ("cost", _cost(found)),
+            ("computing", duration(found["cost"]["device_seconds"]) if found.get("cost") else None),
             ("dataset", short(found.get("dataset_digest"))),
             ("adapter", short(found.get("adapter_digest"))),
         ]
@@ -81,8 +91,15 @@ def show(run: str, as_json: AsJson = False) -> None:
         out.print("[dim]validation loss [/] " + sparkline(curve))
 
 
+def _cost(run: Json) -> str | None:
+    cost = run.get("cost")
+    return money(cost["amount"], cost["currency"]) if cost else None
+
+
 def sparkline(values: list[float]) -> str:
-    """Values as bars of eight heights."""
+    """Values as bars of eight heights, at most `_BARS` of them at equal distances."""
+    if len(values) > _BARS:
+        values = [values[round(place * (len(values) - 1) / (_BARS - 1))] for place in range(_BARS)]
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[round((value - low) / span * 7)] for value in values)

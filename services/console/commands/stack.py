@@ -6,8 +6,11 @@ import typer
 from rich.markup import escape
 
 from services.console.door import Exit, fail
-from services.console.output import AsJson
+from services.console.formats import duration, size
+from services.console.layout import Column, prose
+from services.console.output import AsJson, table
 from services.console.terminal import out, show_json
+from shared.contracts.document import Json
 
 
 def up(
@@ -53,13 +56,43 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         show_json(found)
     elif found["parts"]:
-        out.print(commands.table(found))
+        _parts(found)
         if found["state"] != "ready":
             out.print("[yellow]not everything is well[/]; what to do: driftwheel doctor")
     else:
         out.print(f"[dim]nothing runs in {found['home']}; start it: driftwheel up[/]")
     if found["state"] == "stopped":
         raise typer.Exit(int(Exit.UNAVAILABLE))
+
+
+def _parts(found: Json) -> None:
+    urls = found.get("urls", {})
+    table(
+        (
+            "part",
+            "state",
+            "pid",
+            Column("up in", 3),
+            Column("restarts", 2),
+            Column("memory", 1),
+            "address",
+            prose("why"),
+        ),
+        [
+            (
+                name,
+                part["state"],
+                str(part["pid"] or "") or None,
+                duration(part["seconds"]),
+                part["restarts"],
+                size(part["rss_bytes"]),
+                urls.get(name, "").removeprefix("http://"),
+                str(part["detail"]).partition("\n")[0],
+            )
+            for name, part in found["parts"].items()
+        ],
+        "",
+    )
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -74,7 +107,8 @@ def doctor(as_json: AsJson = False) -> None:
         show_json([{"check": c.name, "ok": c.ok, "found": c.found, "mend": c.mend} for c in checks])
     else:
         for check in checks:
-            out.print(f"{'[green]✓[/]' if check.ok else '[red]✗[/]'} {check.name:<16} {escape(check.found)}")
+            mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
+            out.print(f"{mark} {check.name:<16} {escape(check.found)}", soft_wrap=True)
             if not check.ok:
                 out.print(f"  [dim]→ {escape(check.mend)}[/]", soft_wrap=True)
     if not all(check.ok for check in checks):

@@ -10,15 +10,13 @@ from services.console.causality import Step, everything, merge
 from services.console.door import LOOK, Exit, everywhere, fail, part
 from services.console.output import AsJson
 from services.console.story import render
-from services.console.terminal import Terminal, err, out, show_json
+from services.console.terminal import err, out, show_json
 from services.console.waiting import Waiting, why
 from shared.contracts.document import Json
 from shared.contracts.stories import searched
 from shared.contracts.topology import SERVICES
 
 _PAUSE_SECONDS = 1.0
-_PIPE_WIDTH = 320
-"""What reads a pipe wants whole lines."""
 
 
 def trace(
@@ -40,8 +38,7 @@ def trace(
     if as_json:
         show_json(everything(roots, silent, waiting=waiting.to_json() if waiting else None))
     elif not follow or not out.is_terminal:
-        screen = out if out.is_terminal else Terminal(width=_PIPE_WIDTH, highlight=False)
-        screen.print(render(roots, silent, waiting))
+        out.print(render(roots, silent, waiting))
     if len(silent) == len(SERVICES):
         fail(Exit.UNAVAILABLE, "No service answered.", LOOK)
     if not roots:

@@ -110,7 +110,7 @@ def test_a_story_told_by_the_command_alone(driftwheel: Driftwheel, tmp_path: Pat
         ).splitlines()
     ]
     assert event["topic"] == "model.declared"
-    assert json.loads(event["body"])["revision"] == 1
+    assert event["body"]["revision"] == 1
     line = driftwheel("events", "tail", "--topic", "dataset.ready", "--beginning", "--count", "1")
     assert line.count("\n") == 1
     assert "dataset.ready" in line

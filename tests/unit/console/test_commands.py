@@ -1,6 +1,8 @@
 """What commands ask and what they show: tables for people, one JSON document for programs."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,7 @@ def ask(driftwheel: Command, door: Door) -> Command:
         (("datasets", "show", "build-2"), ("queued behind 1 job, next ahead: other build-9",), WAITING),
         (("datasets", "cancel", "build-1"), ("build-1 cancelled",), {**BUILD, "state": "cancelled"}),
         (("runs", "list"), ("run-1", "60/60", "0.1235"), [RUN]),
-        (("runs", "show", "run-1"), ("0.0020 EUR, 72 s", "█▄▂▁"), RUN),
+        (("runs", "show", "run-1"), ("0.0020 EUR", "1 min 12 s", "█▄▂▁"), RUN),
         (("runs", "cancel", "run-1"), ("run-1 cancelling",), {**RUN, "state": "cancelling"}),
         (("models", "list"), ("support", "revision 2"), [MODEL]),
         (
@@ -223,6 +225,44 @@ def test_chat_puts_the_answer_on_stdout_and_its_id_beside_it(driftwheel: Command
         "version": "1",
         **body,
     }
+
+
+def test_a_policy_comes_from_stdin_too(driftwheel: Command, door: Door) -> None:
+    door.answers["POST", "/api/registry/policies"] = {"model": "support", "revision": 1, "changed": True}
+    from typer.testing import CliRunner
+
+    from services.console.cli import app
+
+    told = CliRunner().invoke(
+        app, ["apply", "-"], input="model: support\n", env={"DRIFTWHEEL_HOME": str(driftwheel.home)}
+    )
+    assert told.exit_code == Exit.OK, told.output
+    assert door.bodies == [{"model": "support"}]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(
+    driftwheel: Command, door: Door, as_json: bool
+) -> None:
+    door.answers["GET", "/api/trainer/runs"] = {"runs": [RUN] * 2_000}
+    command = [sys.executable, "-m", "services.console.cli", "runs", "list", *(["--json"] if as_json else [])]
+    process = subprocess.Popen(
+        command,
+        env={"DRIFTWHEEL_HOME": str(driftwheel.home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.wait(60) == Exit.PIPE
+    assert process.stderr.read() == b""
+
+
+def test_keys_have_an_order(driftwheel: Command, door: Door) -> None:
+    door.answers["GET", "/api/trainer/runs/run-1"] = {"b": {"z": 1, "y": 2}, "a": 1}
+    told = driftwheel("runs", "show", "run-1", "--json").stdout
+    assert json.loads(told, object_pairs_hook=list) == [("a", 1), ("b", [("y", 2), ("z", 1)])]
 
 
 def stream(*states: str) -> Response:

@@ -112,7 +112,9 @@ def test_a_letter_is_shown_whole(driftwheel: Command, door: Door) -> None:
     assert '{"model": "[red]x[/]"}' in told.stdout
     assert "x-binary: base64 /w==" in told.stderr
     assert "driftwheel dlq redrive trainer" in told.stderr
-    assert json.loads(driftwheel("dlq", "show", "trainer", "dataset.ready/2/118", "--json").stdout) == LETTER
+    parsed = {"encoding": "utf-8", "json": {"model": "[red]x[/]"}, "bytes": 20, "cut": False}
+    document = json.loads(driftwheel("dlq", "show", "trainer", "dataset.ready/2/118", "--json").stdout)
+    assert document == {**LETTER, "payload": parsed}
 
 
 def test_a_payload_that_is_withheld_is_no_error(driftwheel: Command, door: Door) -> None:

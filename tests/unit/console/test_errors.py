@@ -1,6 +1,7 @@
 """Every failure: its exit code, one line of what, one of what to do next; nothing on stdout, no traceback."""
 
 import json
+import re
 
 import httpx2
 import pytest
@@ -8,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from typer.testing import Result
 
 from services.console import cli, door, transport
+from services.console.cli import EPILOG
 from services.console.door import Exit
 from tests.unit.console.conftest import Command, Door, problem
 
@@ -169,6 +171,7 @@ def test_a_bug_is_one_line_unless_asked(
 
 
 def test_the_exit_codes_are_the_documented_ones() -> None:
-    assert [int(code) for code in Exit] == [0, 1, 2, 3, 4, 5, 6, 130]
+    assert [int(code) for code in Exit] == [0, 1, 2, 3, 4, 5, 6, 130, 141]
+    assert set(re.findall(r"\b\d+(?= )", EPILOG)) == {str(int(code)) for code in Exit}
     assert json.dumps(Exit.GATE) == "6"
     assert door.SERVICES == ("data", "trainer", "evaluator", "registry", "serving", "monitor")
