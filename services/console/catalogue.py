@@ -28,8 +28,12 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "doctor": Entry("stack", "doctor", "What is wrong with this machine, and how to mend it."),
     },
     "The loop": {
+        "files": Entry("files", "app", "Files: what was uploaded, to become datasets."),
         "datasets": Entry("datasets", "app", "Rows in, datasets out."),
         "runs": Entry("runs", "app", "Training runs."),
+        "evaluations": Entry(
+            "evaluations", "app", "Evaluations: what was measured, and what the gates said."
+        ),
         "models": Entry("models", "app", "Models, versions, aliases."),
         "rollouts": Entry("rollouts", "app", "Rollouts: a version's way to all of the traffic."),
         "drifts": Entry("drifts", "app", "What the monitor said about the traffic, and what came of it."),
@@ -42,7 +46,8 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "subjects": Entry("subjects", "app", "People whose texts are kept, and taking those back."),
     },
     "Access and policies": {
-        "apply": Entry("access", "apply", "Declare a model by its policy, in one document."),
+        "apply": Entry("policies", "apply", "Declare a model by its policy, in one document."),
+        "policy": Entry("policies", "app", "Policies: what is declared about each model."),
         "token": Entry("access", "tokens", "Make a token, signed with this installation's key."),
         "open": Entry("access", "open_", "Open the console in the browser, signed in with your token."),
     },

@@ -90,6 +90,11 @@ def percent(share: float | None, digits: int = 0) -> str:
     return "–" if share is None else f"{share * 100:.{digits}f} %"
 
 
+def scored(one: Json | None) -> str | None:
+    """`79 % [70 %, 86 %]`: a score that is a share, with its interval; None for none."""
+    return f"{percent(one['value'])} [{percent(one['low'])}, {percent(one['high'])}]" if one else None
+
+
 def short(digest: str | None) -> str:
     """The first 12 characters of a digest or id."""
     return (digest or "–")[:12]

@@ -1,18 +1,16 @@
-"""`driftwheel token | apply`: who may call, and what is declared."""
+"""`driftwheel token | open`: who may call, and who is signed in."""
 
 import base64
 import json
 import re
 import secrets
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import typer
 
 from infra.local.state import home
-from services.console.door import Exit, call, fail, signing_key, url
+from services.console.door import Exit, fail, signing_key, url
 from services.console.door import token as user_token
 from services.console.output import AsJson
 from services.console.terminal import err, out, show_json, show_line
@@ -126,31 +124,3 @@ def open_(
         show_line(address)
     else:
         err.print(f"[dim]opened {url()}{page}[/]", highlight=False)
-
-
-def apply(
-    file: Annotated[Path, typer.Argument(help="A policy; `-` reads it from stdin.")], as_json: AsJson = False
-) -> None:
-    """Declare a model by its policy, in one document.
-
-    Its data, recipe, gates, ramp, drift and budget. Again changes nothing.
-
-    Example: driftwheel apply examples/support/policy.yaml
-    """
-    import yaml
-
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        document: Any = yaml.safe_load(text)
-    except OSError as error:
-        fail(Exit.NOT_FOUND, f"{file} cannot be read: {error.strerror}.", "Give the path of a policy.")
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        fail(Exit.USAGE, f"{file} is not YAML: {error}", "See examples/support/policy.yaml.")
-    if not isinstance(document, dict):
-        fail(Exit.USAGE, f"{file} holds no policy.", "See examples/support/policy.yaml.")
-    declared = call("POST", "/api/registry/policies", json_body=document)
-    if as_json:
-        show_json(declared)
-    else:
-        what = "declared" if declared["changed"] else "unchanged"
-        out.print(f"[green]✓[/] {declared['model']} {what}, revision {declared['revision']}")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import get, part, post
+from services.console.formats import scored
 from services.console.layout import Column, prose
 from services.console.local_time import when
 from services.console.output import AsJson, facts, short, table
@@ -94,7 +95,7 @@ def show(
 def _score(version: dict[str, Any]) -> str | None:
     for score in version["scores"]:
         if (score["subject"], score["split"], score["metric"]) == ("candidate", "test", "exact_match"):
-            return f"{score['value']:.0%} [{score['low']:.0%}, {score['high']:.0%}]"
+            return scored(score)
     return None
 
 

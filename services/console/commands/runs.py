@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from services.console.door import LOOK, Exit, fail, get, headers, part, post, refuse, silent, url
-from services.console.formats import behind, duration, money
+from services.console.formats import behind, duration, money, scored
 from services.console.layout import Column
 from services.console.local_time import when
 from services.console.output import AsJson, facts, short, table
@@ -103,6 +103,72 @@ def sparkline(values: list[float]) -> str:
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[round((value - low) / span * 7)] for value in values)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Two runs or more, at most 20.")], as_json: AsJson = False
+) -> None:
+    """Runs side by side: loss, score on the test split, cost, and where their recipes differ.
+
+    Losses of different datasets say nothing about each other, so the dataset is shown beside them.
+
+    Example: driftwheel runs compare run-19 run-20
+    """
+    found = get("/api/trainer/runs/comparison", run=runs)["runs"]
+    if missing := sorted(set(runs) - {run["id"] for run in found}):
+        fail(Exit.NOT_FOUND, f"There is no run {missing[0]}.", "List them: driftwheel runs list")
+    scores = _scores({run["model"] for run in found})
+    if as_json:
+        show_json([{**run, "score": scores.get(run["id"])} for run in found])
+        return
+    table(
+        (
+            "run",
+            Column("model", 4),
+            Column("dataset", 1),
+            "validation",
+            "exact match",
+            Column("step", 3),
+            Column("cost", 2),
+        ),
+        [
+            (
+                run["id"],
+                run["model"],
+                short(run["dataset_digest"]),
+                (run["best"] or {}).get("validation_loss"),
+                scored(scores.get(run["id"])),
+                f"{run['step']}/{run['total_steps']}",
+                _cost(run),
+            )
+            for run in found
+        ],
+        "",
+    )
+    out.print()
+    table(
+        ("recipe", *(run["id"] for run in found)),
+        differences([run["recipe"] for run in found]),
+        "Their recipes are the same.",
+    )
+
+
+def _scores(models: set[str]) -> dict[str, Json]:
+    """The candidate's score on the test split, by run."""
+    found = [
+        one
+        for model in sorted(models)
+        for one in get("/api/evaluator/evaluations", model=model, summary="true", limit=1_000)["evaluations"]
+    ]
+    return {one["run_id"]: one["candidate"] for one in reversed(found) if one["candidate"]}
+
+
+def differences(recipes: list[Json]) -> list[tuple[Any, ...]]:
+    """Each key whose values are not all the same, with the value of every recipe."""
+    keys = sorted({key for recipe in recipes for key in recipe})
+    rows = [(key, *(recipe.get(key) for recipe in recipes)) for key in keys]
+    return [row for row in rows if any(value != row[1] for value in row[2:])]
 
 
 @app.command()

@@ -133,7 +133,7 @@ def ask(driftwheel: Command, door: Door) -> Command:
         (("models", "list"), ("support", "revision 2"), [MODEL]),
         (
             ("models", "show", "support"),
-            ("79% [70%, 86%]", "ramp [1]", "champion"),
+            ("79 % [70 %, 86 %]", "ramp [1]", "champion"),
             {"model": MODEL, "versions": [VERSION], "history": {"events": [MOVED]}},
         ),
         (("models", "show", "support:1"), ("support-v1-aaaaaaaa", "floor", "0.79 >= 0.5"), VERSION),

@@ -21,6 +21,7 @@ from shared.contracts.topology import SERVICES
 from tests.unit.console.conftest import Command, Door
 from tests.unit.console.pages.test_drift import drift, window
 from tests.unit.console.pages.test_rollouts import ID, document, rollout
+from tests.unit.console.test_artifacts import more_answers
 from tests.unit.console.test_commands import ANSWERS, BUILD, MODEL, MOVED, RUN, VERSION
 from tests.unit.console.test_consumers import QUARANTINE, RUNNING, STOPPED
 from tests.unit.console.test_dlq import DRY, LETTER, PLAN
@@ -103,6 +104,7 @@ def every_answer(door: Door) -> None:
         ("POST", "/api/trainer/dead-letters/redrive"): DRY,
         ("GET", f"/api/trainer/dead-letters/{UUID}"): letter,
     }
+    door.answers |= more_answers()
     for service in SERVICES:
         door.answers["GET", f"/api/{service}/dead-letters"] = {"dead_letters": [letter] * 2, "next": None}
         door.answers["GET", f"/api/{service}/outbox"] = {"unsent": [unsent]}
@@ -110,6 +112,15 @@ def every_answer(door: Door) -> None:
 
 
 COMMANDS = [
+    ("evaluations", "list"),
+    ("evaluations", "show", "eval-1"),
+    ("files", "list"),
+    ("files", "show", "file-1"),
+    ("policy", "list"),
+    ("policy", "show", "support"),
+    ("policy", "schema"),
+    ("policy", "diff", "support", "examples/support/policy.yaml"),
+    ("runs", "compare", "run-1", f"run-{UUID}"),
     ("datasets", "list"),
     ("datasets", "show", "build-1"),
     ("runs", "list"),
