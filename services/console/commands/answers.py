@@ -4,13 +4,16 @@ from typing import Annotated
 
 import typer
 
+from services.console.completion import MODELS
 from services.console.door import json_of, post, send
 from services.console.output import AsJson
 from services.console.terminal import err, out, show_json
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="`support`, `support@champion` or `support:2`.")],
+    model: Annotated[
+        str, typer.Argument(autocompletion=MODELS, help="`support`, `support@champion` or `support:2`.")
+    ],
     prompt: str,
     max_tokens: int = 64,
     as_json: AsJson = False,

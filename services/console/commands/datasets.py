@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import BUILDS, ModelArgument, ModelOption
 from services.console.door import Exit, call, fail, get, part, post
 from services.console.formats import behind
 from services.console.layout import Column, told
@@ -20,7 +21,7 @@ BUILD_SECONDS = 3_600
 
 @app.command()
 def upload(
-    model: str,
+    model: ModelArgument,
     files: Annotated[list[Path], typer.Argument(help="jsonl, csv or parquet.")],
     format_: Annotated[str | None, typer.Option("--format", help="Else found out from the rows.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until the dataset is built.")] = True,
@@ -48,7 +49,7 @@ def upload(
 
 
 @app.command("list")
-def list_(model: str | None = None, as_json: AsJson = False) -> None:
+def list_(model: ModelOption = None, as_json: AsJson = False) -> None:
     """All datasets, newest first.
 
     Example: driftwheel datasets list --model support
@@ -85,7 +86,8 @@ def list_(model: str | None = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    dataset: Annotated[str, typer.Argument(help="A digest or a build id.")], as_json: AsJson = False
+    dataset: Annotated[str, typer.Argument(autocompletion=BUILDS, help="A digest or a build id.")],
+    as_json: AsJson = False,
 ) -> None:
     """One dataset: rows per split, what was dropped and why.
 
@@ -95,7 +97,9 @@ def show(
 
 
 @app.command()
-def cancel(build: Annotated[str, typer.Argument(help="A build id.")], as_json: AsJson = False) -> None:
+def cancel(
+    build: Annotated[str, typer.Argument(autocompletion=BUILDS, help="A build id.")], as_json: AsJson = False
+) -> None:
     """End a build that waits or runs.
 
     Example: driftwheel datasets cancel build-1

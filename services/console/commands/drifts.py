@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import DRIFTS, ModelOption
 from services.console.door import get, part
 from services.console.formats import number, percent
 from services.console.layout import Column, prose
@@ -19,7 +20,7 @@ SHARES = ("quality_loss", "error_rate")
 
 @app.command("list")
 def list_(
-    model: str | None = None,
+    model: ModelOption = None,
     after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
     as_json: AsJson = False,
@@ -60,7 +61,8 @@ def list_(
 
 @app.command()
 def show(
-    drift: Annotated[str, typer.Argument(help="The id of a drift, or of a window.")], as_json: AsJson = False
+    drift: Annotated[str, typer.Argument(autocompletion=DRIFTS, help="The id of a drift, or of a window.")],
+    as_json: AsJson = False,
 ) -> None:
     """One verdict with its evidence, or one window of traffic.
 

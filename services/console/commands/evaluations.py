@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from services.console.completion import EvaluationArgument, ModelOption
 from services.console.door import get, part
 from services.console.formats import behind, scored
 from services.console.layout import Column, prose
@@ -16,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Evaluations: what was measured, an
 
 @app.command("list")
 def list_(
-    model: str | None = None,
+    model: ModelOption = None,
     after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000)] = 50,
     as_json: AsJson = False,
@@ -58,7 +59,7 @@ def list_(
 
 
 @app.command()
-def show(evaluation: str, as_json: AsJson = False) -> None:
+def show(evaluation: EvaluationArgument, as_json: AsJson = False) -> None:
     """One evaluation: every score with its interval, and each gate with its reason.
 
     Example: driftwheel evaluations show eval-19

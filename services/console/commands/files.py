@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from services.console.completion import FileArgument
 from services.console.door import get, part
 from services.console.formats import size
 from services.console.layout import Column
@@ -41,7 +42,7 @@ def list_(
 
 
 @app.command()
-def show(file: str, as_json: AsJson = False) -> None:
+def show(file: FileArgument, as_json: AsJson = False) -> None:
     """One uploaded file.
 
     Example: driftwheel files show file-0193

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import MODELS, ModelArgument
 from services.console.door import get, part, post
 from services.console.formats import scored
 from services.console.layout import Column, prose
@@ -42,7 +43,9 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    model: Annotated[str, typer.Argument(help="`support`, or one version: `support:2`.")],
+    model: Annotated[
+        str, typer.Argument(autocompletion=MODELS, help="`support`, or one version: `support:2`.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """A model with its versions and the history of its aliases, or one version with its lineage.
@@ -129,7 +132,7 @@ def _version(version: dict[str, Any], as_json: bool) -> None:
 
 @app.command()
 def rollback(
-    model: str,
+    model: ModelArgument,
     reason: Annotated[str, typer.Option(help="Why; it stays in the history.")],
     to: Annotated[int | None, typer.Option(help="A version that was champion; else the one before.")] = None,
     as_json: AsJson = False,

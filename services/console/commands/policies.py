@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import ModelArgument
 from services.console.door import Exit, call, fail, get, part
 from services.console.layout import Column, prose
 from services.console.local_time import when
@@ -71,7 +72,7 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def show(
-    model: str,
+    model: ModelArgument,
     revision: Annotated[int | None, typer.Option(min=1, help="An earlier one; else the current.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -134,7 +135,7 @@ def wrong(document: Json) -> list[dict[str, str]]:
 
 
 @app.command()
-def diff(model: str, file: PolicyFile, as_json: AsJson = False) -> None:
+def diff(model: ModelArgument, file: PolicyFile, as_json: AsJson = False) -> None:
     """What a file would change about the policy of a model.
 
     Example: driftwheel policy diff support examples/support/policy.yaml

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import ModelOption, RolloutArgument
 from services.console.door import get, part, post
 from services.console.formats import duration, percent
 from services.console.layout import Column, prose
@@ -17,7 +18,7 @@ Reason = Annotated[str, typer.Option(help="Why; it stays in the history.")]
 
 @app.command("list")
 def list_(
-    model: str | None = None,
+    model: ModelOption = None,
     after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000)] = 50,
     as_json: AsJson = False,
@@ -57,7 +58,7 @@ def list_(
 
 
 @app.command()
-def show(rollout: str, as_json: AsJson = False) -> None:
+def show(rollout: RolloutArgument, as_json: AsJson = False) -> None:
     """One rollout: its ramp, what its next test waits for, its guards against their bounds, what happened.
 
     Example: driftwheel rollouts show 5a0c3a52-5a3b-5d41-9d4b-6f2d1c9a7e10
@@ -111,7 +112,7 @@ def show(rollout: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def pause(rollout: str, reason: Reason, as_json: AsJson = False) -> None:
+def pause(rollout: RolloutArgument, reason: Reason, as_json: AsJson = False) -> None:
     """Keep its share of the traffic and judge nothing until resumed; five errors in a row still roll it back.
 
     Example: driftwheel rollouts pause ROLLOUT --reason "a customer complained"
@@ -120,7 +121,7 @@ def pause(rollout: str, reason: Reason, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def resume(rollout: str, as_json: AsJson = False) -> None:
+def resume(rollout: RolloutArgument, as_json: AsJson = False) -> None:
     """Judge it again, on everything answered since its step began.
 
     Example: driftwheel rollouts resume ROLLOUT
@@ -129,7 +130,7 @@ def resume(rollout: str, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def abort(rollout: str, reason: Reason, as_json: AsJson = False) -> None:
+def abort(rollout: RolloutArgument, reason: Reason, as_json: AsJson = False) -> None:
     """Send all traffic back to the champion, and withdraw the version.
 
     Example: driftwheel rollouts abort ROLLOUT --reason "wrong refunds"

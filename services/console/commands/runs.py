@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.console.completion import RUNS, ModelOption, RunArgument
 from services.console.door import LOOK, Exit, fail, get, headers, part, post, refuse, silent, url
 from services.console.formats import behind, duration, money, scored
 from services.console.layout import Column
@@ -23,7 +24,7 @@ _ENDS = {"succeeded": Exit.OK, "failed": Exit.FAILED, "cancelled": Exit.FAILED, 
 
 
 @app.command("list")
-def list_(model: str | None = None, as_json: AsJson = False) -> None:
+def list_(model: ModelOption = None, as_json: AsJson = False) -> None:
     """All runs, newest first.
 
     Example: driftwheel runs list --model support
@@ -61,7 +62,7 @@ def list_(model: str | None = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(run: str, as_json: AsJson = False) -> None:
+def show(run: RunArgument, as_json: AsJson = False) -> None:
     """One run: state, losses, cost, what it was made from and what it made.
 
     Example: driftwheel runs show run-19
@@ -107,7 +108,8 @@ def sparkline(values: list[float]) -> str:
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two runs or more, at most 20.")], as_json: AsJson = False
+    runs: Annotated[list[str], typer.Argument(autocompletion=RUNS, help="Two runs or more, at most 20.")],
+    as_json: AsJson = False,
 ) -> None:
     """Runs side by side: loss, score on the test split, cost, and where their recipes differ.
 
@@ -173,7 +175,7 @@ def differences(recipes: list[Json]) -> list[tuple[Any, ...]]:
 
 @app.command()
 def watch(
-    run: str, as_json: Annotated[bool, typer.Option("--json", help="One line per event.")] = False
+    run: RunArgument, as_json: Annotated[bool, typer.Option("--json", help="One line per event.")] = False
 ) -> None:
     """Follow a run to its end. Ctrl-C stops watching, never the run.
 
@@ -235,7 +237,7 @@ def _events(run: str) -> Iterator[dict[str, Any]]:
 
 
 @app.command()
-def cancel(run: str, as_json: AsJson = False) -> None:
+def cancel(run: RunArgument, as_json: AsJson = False) -> None:
     """Ask a run to stop; it does so at its next step.
 
     Example: driftwheel runs cancel run-19

@@ -259,6 +259,31 @@ def test_a_pipe_that_nobody_reads_ends_a_command_quietly(
     assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("driftwheel ru", {"runs"}),
+        ("driftwheel runs sh", {"show"}),
+        ("driftwheel runs show run-", {"run-1"}),
+        ("driftwheel runs list --model ", {"support"}),
+        ("driftwheel models show s", {"support"}),
+        ("driftwheel datasets show other", set()),
+        ("driftwheel rollouts show ", set()),
+    ],
+)
+def test_the_shell_offers_what_there_is(ask: Command, typed: str, offered: set[str]) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    told = ask(_DRIFTWHEEL_COMPLETE="complete_bash", **words)
+    assert set(told.stdout.split()) == offered
+    assert told.stderr == ""
+
+
+def test_a_shell_is_offered_nothing_where_there_is_no_platform(nowhere: Command) -> None:
+    words = {"COMP_WORDS": "driftwheel runs show ", "COMP_CWORD": "3"}
+    told = nowhere(_DRIFTWHEEL_COMPLETE="complete_bash", **words)
+    assert told.output.strip() == ""
+
+
 def test_keys_have_an_order(driftwheel: Command, door: Door) -> None:
     door.answers["GET", "/api/trainer/runs/run-1"] = {"b": {"z": 1, "y": 2}, "a": 1}
     told = driftwheel("runs", "show", "run-1", "--json").stdout
