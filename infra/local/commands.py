@@ -24,13 +24,15 @@ if TYPE_CHECKING:  # loaded where it is used: `status` and `down` do without
 
 Say = Callable[[str], None]
 MARKS = {
-    "ready": "[green]✓[/]",
-    "external": "[green]✓[/]",
-    "degraded": "[yellow]![/]",
-    "unready": "[yellow]…[/]",
-    "failed": "[red]✗[/]",
-    "restarting": "[yellow]↻[/]",
+    "ready": ("✓", "green"),
+    "external": ("✓", "green"),
+    "degraded": ("!", "yellow"),
+    "unready": ("…", "yellow"),
+    "failed": ("✗", "red"),
+    "restarting": ("↻", "yellow"),
 }
+"""What stands before a state, and its colour."""
+NO_MARK = ("·", "default")
 _console = Console(stderr=True, highlight=False)
 
 
@@ -43,9 +45,8 @@ def line_of(part: str, now: dict[str, Any]) -> str:
     """One line of rich markup: state, name, seconds, and why where there is a reason."""
     seconds = f"{now['seconds']:.1f} s" if now["state"] in UP else ""
     reason = str(now["detail"]).partition("\n")[0]
-    return (
-        f"{MARKS.get(now['state'], '·')} {part:<17} {now['state']:<10} {seconds:>8}  [dim]{escape(reason)}[/]"
-    )
+    mark, colour = MARKS.get(now["state"], NO_MARK)
+    return f"[{colour}]{mark}[/] {part:<17} {now['state']:<10} {seconds:>8}  [dim]{escape(reason)}[/]"
 
 
 def up(

@@ -16,6 +16,8 @@ from services.console.terminal import harmless
 
 _GAP = 2
 _NARROWEST_PROSE = 24
+_MARKS = "✓✗!…↻· "
+"""What may stand before a state."""
 _COLOURS = {
     "ready": "green",
     "succeeded": "green",
@@ -210,4 +212,4 @@ def _padded(text: str, size: int) -> str:
 
 
 def _coloured(text: str) -> Text:
-    return Text(text, "dim" if text == "–" else _COLOURS.get(text, ""))
+    return Text(text, "dim" if text == "–" else _COLOURS.get(text.lstrip(_MARKS), ""))

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from services.console.causality import Step, seconds_between
-from services.console.formats import behind
+from services.console.formats import behind, duration
 from shared.contracts.document import Json
 
 _ENDED_RUNS = {"failed", "rejected", "cancelled"}
@@ -119,7 +119,7 @@ def _reason(
     if row.get("state") == "redriven":
         return f"it was redriven, and {service} has not taken it yet", "driftwheel status"
     if not row:
-        behind = "" if lag is None else f" (its oldest unread event there is {lag:.0f} s old)"
+        behind = "" if lag is None else f" (its oldest unread event there is {duration(lag)} old)"
         return f"{service} has not taken it from Kafka yet{behind}", "driftwheel status"
     if waits:
         return waits[0]["reason"], waits[0]["command"]

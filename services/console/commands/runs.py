@@ -192,6 +192,8 @@ def watch(
     )
     with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as progress:
         bar = progress.add_task(run, total=None, told="")
+        if not as_json and (place := behind(get(f"/api/trainer/runs/{part(run)}").get("ahead"))):
+            err.print(f"{run} is {place}", style="dim", markup=False)
         for event in _events(run):
             last = event
             if as_json:

@@ -1,6 +1,6 @@
 """`driftwheel up | down | status | doctor`: the embedded stack on this machine."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -66,7 +66,6 @@ def status(as_json: AsJson = False) -> None:
 
 
 def _parts(found: Json) -> None:
-    urls = found.get("urls", {})
     table(
         (
             "part",
@@ -78,21 +77,29 @@ def _parts(found: Json) -> None:
             "address",
             prose("why"),
         ),
-        [
-            (
-                name,
-                part["state"],
-                str(part["pid"] or "") or None,
-                duration(part["seconds"]),
-                part["restarts"],
-                size(part["rss_bytes"]),
-                urls.get(name, "").removeprefix("http://"),
-                str(part["detail"]).partition("\n")[0],
-            )
-            for name, part in found["parts"].items()
-        ],
+        rows(found),
         "",
     )
+
+
+def rows(found: Json) -> list[tuple[Any, ...]]:
+    """A row for each part of a stack's record."""
+    from infra.local.commands import MARKS, NO_MARK
+
+    urls = found.get("urls", {})
+    return [
+        (
+            name,
+            f"{MARKS.get(part['state'], NO_MARK)[0]} {part['state']}",
+            str(part["pid"] or ""),
+            duration(part["seconds"]),
+            part["restarts"],
+            size(part["rss_bytes"]),
+            urls.get(name, "").removeprefix("http://"),
+            str(part["detail"]).partition("\n")[0],
+        )
+        for name, part in found["parts"].items()
+    ]
 
 
 def doctor(as_json: AsJson = False) -> None:

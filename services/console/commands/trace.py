@@ -61,9 +61,13 @@ def collect(any_id: str) -> tuple[list[Json], list[str]]:
 
 
 def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
-    """Drawn again each second until the story ends. An id that nobody knows yet is waited for."""
+    """Looked at each second until the story ends. An id that nobody knows yet is waited for.
+
+    A terminal sees it drawn again; a pipe gets the end, and on stderr what it waits for, whenever that changes.
+    """
     from rich.live import Live
 
+    said = ""
     with Live(console=out, auto_refresh=False, transient=False) as screen:
         while True:
             story = look(any_id)
@@ -72,6 +76,8 @@ def _followed(any_id: str) -> tuple[list[Step], list[str], Waiting | None]:
                 screen.update(render(roots, silent, waiting), refresh=True)
             if roots and waiting is None:
                 return story
-            if not roots:
-                err.print("[dim]nothing is known of this id yet; Ctrl-C ends[/]")
+            now = waiting.reason if waiting else "nothing is known of this id yet; Ctrl-C ends"
+            if now != said and not (roots and out.is_terminal):
+                err.print(now, style="dim", markup=False, soft_wrap=True)
+            said = now
             time.sleep(_PAUSE_SECONDS)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from fastapi.sse import format_sse_event
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from services.console.catalogue import ENTRIES, load
+from services.console.causality import merge
+from services.console.commands import trace
 from services.console.door import Exit
+from services.console.waiting import why
 from tests.unit.console.conftest import Command, Door
 
 DIGEST = "d" * 64
@@ -304,9 +308,11 @@ def stream(*states: str) -> Response:
 )
 def test_watch_follows_to_the_end(driftwheel: Command, door: Door, end: str, code: Exit) -> None:
     door.answers["GET", "/api/trainer/runs/run-1/stream"] = stream("accepted", "started", "progress", end)
+    door.answers["GET", "/api/trainer/runs/run-1"] = {**RUN, "state": "queued", "ahead": WAITING["ahead"]}
     told = driftwheel("runs", "watch", "run-1")
     assert told.exit_code == code, told.output
     assert f"run-1 {end}" in told.stdout
+    assert "run-1 is queued behind 1 job, next ahead: other build-9" in told.stderr
     assert "progress 3/3 loss 0.500" in told.stderr
     lines = driftwheel("runs", "watch", "run-1", "--json").stdout.splitlines()
     assert [json.loads(line)["state"] for line in lines] == ["accepted", "started", "progress", end]
@@ -367,6 +373,24 @@ def test_trace_tells_one_story_and_names_who_is_silent(driftwheel: Command, door
     document = json.loads(driftwheel("trace", "drift-1", "--json").stdout)
     assert document["unreachable"] == ["serving"]
     assert document["steps"][0]["causes"][0]["topic"] == "dataset.ready"
+
+
+def test_a_followed_story_says_in_a_pipe_what_it_waits_for(
+    driftwheel: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = merge([{"service": "data", "sent": [sent("e-1", None, "dataset.ready")], "handled": []}])
+    busy = why(root, [], ["trainer"], datetime.now(UTC))
+    stories = iter([([], [], None), ([], [], None), (root, [], busy), (root, [], busy), (root, [], None)])
+    monkeypatch.setattr(trace, "look", lambda _: next(stories))
+    monkeypatch.setattr(trace, "_PAUSE_SECONDS", 0)
+    told = driftwheel("trace", "e-1", "--follow")
+    assert told.exit_code == Exit.OK, told.output
+    assert told.stderr.splitlines() == [
+        "nothing is known of this id yet; Ctrl-C ends",
+        "trainer does not answer",
+    ]
+    assert told.stdout.count("dataset.ready") == 1
+    assert "2026-01-01, times in UTC" in told.stdout
 
 
 def test_an_unknown_id_is_3(driftwheel: Command, door: Door) -> None:

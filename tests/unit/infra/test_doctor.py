@@ -1,17 +1,16 @@
 """Each thing `doctor` finds wrong says how to mend it."""
 
-import io
 import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from infra.local import commands, doctor, state
+from infra.local import doctor, state
 from infra.local.credentials import load_or_create
 from infra.local.settings import LocalSettings
+from services.console.commands.stack import rows
 
 
 @pytest.fixture
@@ -99,10 +98,8 @@ def test_status_never_shows_a_part_as_well_that_is_not() -> None:
     record: dict[str, Any] = {
         name: part | {"pid": 1, "seconds": 1.0, "restarts": 0, "rss_bytes": 0} for name, part in PARTS.items()
     }
-    console = Console(width=200, file=io.StringIO(), color_system=None)
-    console.print(commands.table({"parts": record}))
-    lines = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.strip()}  # type: ignore[attr-defined]
-    assert "✓" in lines["kafka"]
+    lines = {row[0]: row for row in rows({"parts": record})}
+    assert lines["kafka"][1] == "✓ ready"
     for name in ("registry", "serving", "monitor"):
-        assert "✓" not in lines[name]
+        assert "✓" not in lines[name][1]
         assert PARTS[name]["detail"] in lines[name]
