@@ -12,7 +12,8 @@ from infra.kafka.settings import AdminSettings
 from infra.kafka.topics import BUSY, PARTITIONS, RETENTION_DAYS, dead_letters_of
 from infra.local.settings import LocalSettings
 from shared.contracts import events
-from shared.contracts.events import CONSUMERS, EVENTS, PRODUCERS, STATE, Event
+from shared.contracts.events import EVENTS, STATE, Event
+from shared.contracts.topology import CONSUMERS, PRODUCERS
 from shared.contracts.policy import Policy
 
 _HEAD = ("Field", "Type", "Default", "Meaning")

@@ -24,7 +24,7 @@ from services.console.cli import app as console_command
 from services.console.door import Exit
 from shared.artifacts.base_model import write_manifest
 from shared.contracts.events import SERVICES
-from shared.http.tokens import SCOPES
+from shared.http.minting import SCOPES
 from shared.service.runtime import PUBLIC_PATHS
 
 MEASURED = ("shared.telemetry.metrics", "trainer.metrics", "trainer.answers", "data.metrics", "monitor.telemetry",

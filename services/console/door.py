@@ -2,20 +2,20 @@
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 import typer
 from rich.markup import escape
 
 from infra.local.state import home, read
-from services.console import transport
 from services.console.terminal import err
-from services.console.transport import Params, Response, Silent
 from shared.contracts.document import Json
 from shared.contracts.topology import SERVICES
+
+if TYPE_CHECKING:  # loaded by the first request: `status` and `doctor` make none
+    from services.console.transport import Params, Response, Silent
 
 TOKEN_SECONDS = 600.0
 LOOK = "Look: driftwheel status."
@@ -106,25 +106,27 @@ def call(method: str, path: str, **asked: Any) -> Any:
     return json_of(send(method, path, **asked))
 
 
-def send(method: str, path: str, timeout: float = 60, **asked: Any) -> Response:
+def send(method: str, path: str, timeout: float = 60, **asked: Any) -> "Response":
     """A good answer; a bad one, or none, ends the command with its exit code."""
+    from services.console import transport
+
     try:
         response = transport.request(method, url() + path, headers=headers(), timeout=timeout, **asked)
-    except Silent as error:
+    except transport.Silent as error:
         silent(error)
     if not response.good:
         refuse(response)
     return response
 
 
-def json_of(response: Response) -> Any:
+def json_of(response: "Response") -> Any:
     try:
         return response.json()
     except ValueError:
         fail(Exit.FAILED, f"{url()} does not speak JSON.", "Is it the front door? Look: driftwheel status.")
 
 
-def silent(error: Silent) -> NoReturn:
+def silent(error: "Silent") -> NoReturn:
     """End the command: nobody answered."""
     fail(Exit.UNAVAILABLE, f"{url()} does not answer ({error}).", LOOK)
 
@@ -137,16 +139,20 @@ def post(path: str, body: Json | None = None) -> Any:
     return call("POST", path, json_body=body or {})
 
 
-def everywhere(path: str, params: Params | None = None) -> dict[str, Json | None]:
+def everywhere(path: str, params: "Params | None" = None) -> dict[str, Json | None]:
     """What each service answers to the same GET; None from one that does not answer. A refusal ends the command."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from services.console import transport
+
     here, ours = url(), headers()
 
-    def ask(service: str) -> Response | None:
+    def ask(service: str) -> "Response | None":
         try:
             return transport.request(
                 "GET", f"{here}/api/{service}{path}", headers=ours, timeout=10, params=params
             )
-        except Silent:
+        except transport.Silent:
             return None
 
     found: dict[str, Json | None] = {}
@@ -158,7 +164,7 @@ def everywhere(path: str, params: Params | None = None) -> dict[str, Json | None
     return found
 
 
-def refuse(response: Response) -> NoReturn:
+def refuse(response: "Response") -> NoReturn:
     """End the command as the service's answer says."""
     try:
         body = response.json()

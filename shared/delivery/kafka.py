@@ -5,9 +5,8 @@ import logging
 import ssl
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
@@ -20,14 +19,15 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 from aiokafka.protocol.metadata import MetadataRequest
-from faststream.security import BaseSecurity, SASLOAuthBearer, SASLPlaintext, SASLScram256, SASLScram512
 
 from shared.delivery import records
 from shared.delivery.settings import KafkaSettings
 
+if TYPE_CHECKING:  # loaded where it is used: who only reads a topic starts without a framework
+    from faststream.security import BaseSecurity
+
 _PROBE_MS = 5_000
 _RENEW_SECONDS = 30.0
-_PASSWORDS = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
 
 
 _calm = logging.getLogger("aiokafka.conn")
@@ -74,13 +74,16 @@ def broker_connection(settings: KafkaSettings) -> dict[str, Any]:
     return arguments
 
 
-def _security(settings: KafkaSettings) -> BaseSecurity:
+def _security(settings: KafkaSettings) -> "BaseSecurity":
+    from faststream.security import BaseSecurity, SASLOAuthBearer, SASLPlaintext, SASLScram256, SASLScram512
+
+    passwords = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
     context = _tls(settings)
     if settings.mechanism is None:
         return BaseSecurity(context)
     if settings.mechanism == "OAUTHBEARER":
         return SASLOAuthBearer(context)
-    kind = _PASSWORDS[settings.mechanism]
+    kind = passwords[settings.mechanism]
     return kind(settings.kafka_username, settings.kafka_password.get_secret_value(), context)
 
 
@@ -210,6 +213,8 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
         return self._settings.kafka_token_extensions
 
     async def _ask(self) -> tuple[str, float]:
+        import aiohttp
+
         wanted = {"grant_type": "client_credentials"}
         if self._settings.kafka_token_scope:
             wanted["scope"] = self._settings.kafka_token_scope

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shared.artifacts.signing import REGISTRY, Refused, Trust
-from shared.contracts.events import OURS, PRODUCERS, UNVERIFIED
+from shared.contracts.topology import OURS, PRODUCERS, UNVERIFIED
 from shared.delivery.outbox import SIGNATURE
 
 if TYPE_CHECKING:

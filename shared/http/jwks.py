@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import httpx2
 import structlog
@@ -205,16 +204,3 @@ async def _get(url: str) -> tuple[bytes, str]:
             if len(body) > _LARGEST:
                 raise ValueError("larger than a key set")
         return bytes(body), response.headers.get("cache-control", "")
-
-
-def check_url(url: str) -> str:
-    """A JWKS URL: https, or http on this machine. Raises ValueError."""
-    parts = urlsplit(url)
-    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
-    if (
-        not parts.hostname
-        or parts.username
-        or not (parts.scheme == "https" or (parts.scheme == "http" and local))
-    ):
-        raise ValueError("give an https URL without credentials; http is for this machine alone")
-    return url

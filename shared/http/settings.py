@@ -1,11 +1,27 @@
 """Whose tokens are accepted: the same settings for every service, the console and the embedded stack."""
 
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.http.jwks import check_url
-from shared.http.tokens import ALGORITHMS, LONGEST_LIFE_SECONDS, Algorithm
+Algorithm = Literal["Ed25519", "EdDSA", "ES256", "RS256"]
+ALGORITHMS: tuple[Algorithm, ...] = ("Ed25519", "EdDSA")
+"""RFC 9864 names the curve; issuers from before it still say EdDSA."""
+LONGEST_LIFE_SECONDS = 31 * 86_400.0
+
+
+def check_url(url: str) -> str:
+    """A JWKS URL: https, or http on this machine. Raises ValueError."""
+    parts = urlsplit(url)
+    local = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if (
+        not parts.hostname
+        or parts.username
+        or not (parts.scheme == "https" or (parts.scheme == "http" and local))
+    ):
+        raise ValueError("give an https URL without credentials; http is for this machine alone")
+    return url
 
 
 class IdentityProvider(BaseModel):

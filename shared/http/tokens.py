@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from joserfc import jws, jwt
@@ -17,13 +17,9 @@ from shared.contracts.errors import Forbidden, Unauthenticated, Unavailable
 from shared.http import minting
 from shared.http.jwks import Keys
 from shared.http.minting import LONGEST_SUBJECT, known_scope, usable
+from shared.http.settings import ALGORITHMS, LONGEST_LIFE_SECONDS, Algorithm
 
 log = structlog.get_logger()
-Algorithm = Literal["Ed25519", "EdDSA", "ES256", "RS256"]
-ALGORITHMS: tuple[Algorithm, ...] = ("Ed25519", "EdDSA")
-"""RFC 9864 names the curve; issuers from before it still say EdDSA."""
-LONGEST_LIFE_SECONDS = 31 * 86_400.0
-
 _LEEWAY_SECONDS = 30
 _RELOAD_SECONDS = 5.0
 _LONGEST_TOKEN = 8_192

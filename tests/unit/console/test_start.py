@@ -92,6 +92,15 @@ def test_what_only_speaks_http_loads_no_framework(
     assert len(found) < 500
 
 
+@pytest.mark.parametrize("arguments", [("events", "tail"), ("doctor",)], ids=" ".join)
+def test_what_reads_kafka_or_the_machine_loads_no_framework_of_services(
+    nowhere: Command, arguments: tuple[str, ...]
+) -> None:
+    found = loaded(arguments, {"DRIFTWHEEL_HOME": str(nowhere.home)})
+    assert "pydantic_settings" in found
+    assert not found & (HEAVY - {"aiokafka", "asyncio", "pydantic", "pydantic_settings"} | {"aiohttp"})
+
+
 def test_the_catalogue_says_what_the_commands_say() -> None:
     for name, entry in ENTRIES.items():
         assert (load(name).help or "").partition("\n")[0] == entry.help, name

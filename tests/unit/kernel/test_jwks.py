@@ -18,7 +18,8 @@ from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 from services.console.settings import Settings
 from shared.contracts.errors import Unauthenticated, Unavailable
 from shared.http import jwks
-from shared.http.jwks import KeyFile, KeyUrl, check_url, parse_key_set
+from shared.http.jwks import KeyFile, KeyUrl, parse_key_set
+from shared.http.settings import check_url
 from shared.http.tokens import Authenticator, Caller, Revoked, mint
 from shared.http.web import guard
 
