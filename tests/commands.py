@@ -31,13 +31,15 @@ def fault(command: str) -> str | None:
     while words and hasattr(found, "list_commands"):
         context = typer.Context(found)
         if words[0] not in found.list_commands(context):
-            if words[0].startswith("-") and found.invoke_without_command:
+            if words[0].startswith("-"):
                 break
             return f"there is no `{' '.join((*said, words[0]))}`"
         said.append(words[0])
         found = found.get_command(context, words.pop(0))
     options = {
-        name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts, "--help")
+        name
+        for parameter in found.params
+        for name in (*parameter.opts, *parameter.secondary_opts, "-h", "--help")
     }
     unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] not in options]
     return f"`{' '.join(said)}` has no {unknown[0]}" if unknown else None

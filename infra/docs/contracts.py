@@ -11,13 +11,13 @@ from infra.docs.markdown import WORDS, code, fields, first_paragraph, prose, tab
 from infra.kafka.settings import AdminSettings
 from infra.kafka.topics import BUSY, PARTITIONS, RETENTION_DAYS, dead_letters_of
 from infra.local.settings import LocalSettings
-from shared.contracts import events
+from shared.contracts import topology
 from shared.contracts.events import EVENTS, STATE, Event
-from shared.contracts.topology import CONSUMERS, PRODUCERS
 from shared.contracts.policy import Policy
+from shared.contracts.topology import CONSUMERS, PRODUCERS
 
 _HEAD = ("Field", "Type", "Default", "Meaning")
-SERVICES = (*events.SERVICES, "console")
+SERVICES = (*topology.SERVICES, "console")
 
 
 def policy() -> str:
@@ -73,7 +73,7 @@ def settings() -> str:
             if owner is not model:
                 shared.setdefault(owner, []).append(service)
     for owner, having in shared.items():
-        names = {SERVICES: "every service and the console", events.SERVICES: "every service"}
+        names = {SERVICES: "every service and the console", topology.SERVICES: "every service"}
         who = names.get(tuple(having), ", ".join(having))
         parts += [
             f"## {_words(owner.__name__)}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from infra.local.settings import ROOT
+from infra.local.state import ROOT
 from shared.contracts.text import Digest, Identifier, ModelName, Name, ObjectKey
 
 Schema = Mapping[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from infra.docs import contracts, surfaces
-from infra.local.settings import ROOT
 from infra.local.site import script
+from infra.local.state import ROOT
 
 BUILD = ROOT / "build"
 FRAME = Path(__file__).with_name("site.yml")

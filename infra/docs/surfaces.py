@@ -23,14 +23,20 @@ from infra.docs.markdown import code, first_paragraph, prose, table
 from services.console.cli import app as console_command
 from services.console.door import Exit
 from shared.artifacts.base_model import write_manifest
-from shared.contracts.events import SERVICES
+from shared.contracts.topology import SERVICES
 from shared.http.minting import SCOPES
 from shared.service.runtime import PUBLIC_PATHS
 
+SPACE = " \n\b"
+"""What may stand around the text of a command: \b keeps the line after it whole in a terminal."""
 MEASURED = ("shared.telemetry.metrics", "trainer.metrics", "trainer.answers", "data.metrics", "monitor.telemetry",
             "serving.metrics")  # fmt: skip
 """Modules that declare metrics; a test holds this against the code."""
-_MEANS = {Exit.GATE: "a gate said no", Exit.UNAVAILABLE: "a part does not answer"}
+_MEANS = {
+    Exit.GATE: "a gate said no",
+    Exit.UNAVAILABLE: "a part does not answer",
+    Exit.PIPE: "nobody reads the pipe on",
+}
 _AT_THE_DOOR = re.compile(r"/v1(/|$)")
 
 
@@ -147,7 +153,7 @@ def leaves(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 def _command(words: tuple[str, ...], command: Any) -> Iterator[str]:
     yield f"## {' '.join(('driftwheel', *words))}\n"
     said, _, example = (command.help or "").partition("Example:")
-    yield f"{prose(said.strip())}\n"
+    yield f"{prose(said.strip(SPACE))}\n"
     rows = [found for one in command.params if (found := one.get_help_record(typer.Context(command)))]
     if rows:
         yield table(("Parameter", "Meaning"), ((code(name), prose(meaning)) for name, meaning in rows))

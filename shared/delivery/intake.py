@@ -15,7 +15,6 @@ from shared.contracts.envelope import Envelope, read, repair_headers
 from shared.contracts.errors import DriftwheelError, Poison
 from shared.contracts.events import EVENTS, Event
 from shared.contracts.text import place
-from shared.contracts.topology import believed
 from shared.delivery import inbox
 from shared.delivery.failures import classify
 from shared.delivery.records import MAX_HEADERS, Unreadable

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Connection
 
-from shared.contracts.events import SERVICES
+from shared.contracts.topology import SERVICES
 from shared.delivery.postgres import parameters
 from shared.delivery.queue_schema import upgrade_queue
 

@@ -17,7 +17,8 @@ from infra.docs.contracts import SERVICES, settings
 from infra.docs.site import BuildFailed, build, frame, lay_out, with_files
 from infra.docs.surfaces import MEASURED
 from infra.kafka.settings import AdminSettings
-from infra.local.settings import ROOT, LocalSettings
+from infra.local.settings import LocalSettings
+from infra.local.state import ROOT
 from shared.contracts.policy import Policy
 from tests.commands import commands_in, fault
 
