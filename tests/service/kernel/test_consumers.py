@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,34 +12,39 @@ from aiokafka.errors import KafkaConnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from infra.kafka import topics
+from shared.artifacts.signing import FileVerifier, Trust
 from shared.contracts.errors import Poison, RetryLater
 from shared.contracts.events import Event, FeedbackRecorded, TrainingStatus
+from shared.contracts.topology import PRODUCERS
 from shared.delivery import handling
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.consumer import TopicConsumer
 from shared.delivery.intake import EVENT_BY_TOPIC
+from shared.delivery.outbox import SIGNATURE
 from shared.delivery.unit_of_work import POOL, Database
 from shared.operations.lag import Lag
 from shared.service.progress import Progress, Watch
 from shared.telemetry.metrics import FOREIGN_REFUSED
-from tests.kit import until
+from tests.kit import event_keys, until
 from tests.service.kernel.test_delivery import delivery_settings
 
 
 class Bench:
     """One service that reads two topics of three partitions: `own`, of the platform, and `foreign`, open to anybody."""
 
-    def __init__(self, kafka: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, kafka: Any, url: str, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stack = kafka.stack
         self.kafka = kafka
         self.own, self.foreign = kafka.fresh_topic(3), kafka.fresh_topic(3)
-        self.db = Database("data", url)
+        self.serving, public = event_keys(keys, "serving", "serving")
+        self.db = Database("data", url, Trust(FileVerifier(public)))
         self.behaviour: Callable[[str, str], Any] = lambda _source, _name: None
         self.seen: list[str] = []
         kafka.create(*(topics.Topic(f"{topic}.data.dlq", 1) for topic in (self.own, self.foreign)))
         for event, topic in ((TrainingStatus, self.own), (FeedbackRecorded, self.foreign)):
             monkeypatch.setattr(event, "topic", topic)
             monkeypatch.setitem(EVENT_BY_TOPIC, topic, event)
+        monkeypatch.setitem(PRODUCERS, self.foreign, ("serving",))
 
     def open(self, **changed: Any) -> "Opened":
         return Opened(self, **changed)
@@ -95,10 +101,13 @@ class Opened:
             event = TrainingStatus(model="m", state="started", run_id=name)
         else:
             event = FeedbackRecorded(feedback_id=name, answer_id=name, model="m", score=1, actor="a")
+        body = event.model_dump_json().encode() + b" " * padding
         headers = [("ce_id", name), ("ce_type", event.ce_type()), ("ce_source", source)]
+        if source == "/serving":
+            headers += zip(SIGNATURE, self.bench.serving.sign(name, event.ce_type(), body), strict=True)
         await self.producer.send_and_wait(
             topic,
-            event.model_dump_json().encode() + b" " * padding,
+            body,
             key=event.partition_key().encode(),
             headers=[(key, value.encode()) for key, value in headers],
             partition=partition,
@@ -136,8 +145,10 @@ class Opened:
 
 
 @pytest.fixture
-def bench(kafka: Any, make_kernel_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(kafka, make_kernel_database(), monkeypatch)
+def bench(
+    kafka: Any, make_kernel_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Bench:
+    return Bench(kafka, make_kernel_database(), tmp_path, monkeypatch)
 
 
 def fail(*bad: str) -> Callable[[str, str], None]:
