@@ -14,7 +14,9 @@ from fastapi import APIRouter, FastAPI
 from joserfc.jwk import OKPKey
 
 from infra.kafka import topics
+from shared.artifacts.signing import FileVerifier, Trust
 from shared.contracts.events import FeedbackRecorded, TrainingStatus
+from shared.contracts.topology import PRODUCERS
 from shared.delivery.bus import EventRouter, Work, make_broker, make_router
 from shared.delivery.intake import EVENT_BY_TOPIC
 from shared.delivery.unit_of_work import Database
@@ -24,6 +26,7 @@ from shared.jobs.attempts import Attempt
 from shared.jobs.worker import Jobs, defer
 from shared.service.runtime import make_app
 from shared.service.settings import ServiceSettings, settings_config
+from tests.kit import event_keys
 
 JOB = "think"
 
@@ -45,6 +48,8 @@ class SmallService:
         kafka.create(topics.Topic(f"{self.topic}.data.dlq", 1))
         monkeypatch.setattr(FeedbackRecorded, "topic", self.topic)
         monkeypatch.setitem(EVENT_BY_TOPIC, self.topic, FeedbackRecorded)
+        monkeypatch.setitem(PRODUCERS, self.topic, ("data",))
+        self.signer, self.keys = event_keys(jwks.parent, "data", "data")
         self.settings = Settings(database_url=url, auth_jwks_file=jwks, **kafka.settings().model_dump())
         key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, auto_kid=True)
         jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
@@ -52,7 +57,7 @@ class SmallService:
         self.held = threading.Event()
 
     def app(self, *, worker: bool = True, needs: Sequence[str] = ("database",)) -> FastAPI:
-        db = Database("data", self.url)
+        db = Database("data", self.url, Trust(FileVerifier(self.keys), self.signer))
         jobs = Jobs("data", db)
         jobs.add(JOB, self._think)
         return make_app(
