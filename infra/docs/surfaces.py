@@ -40,9 +40,13 @@ _MEANS = {
 _AT_THE_DOOR = re.compile(r"/v1(/|$)")
 
 
-def assembled(folder: Path) -> dict[str, FastAPI]:
-    """Every service as it runs; nothing is started, so nothing is connected to. `folder` is for keys and a base model."""
-    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, auto_kid=True)
+def assembled(folder: Path, key: OKPKey) -> dict[str, FastAPI]:
+    """Every service as it runs; nothing is started, so nothing is connected to.
+
+    Args:
+        folder: for the key set and a base model.
+        key: signs the tokens that are accepted.
+    """
     (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     base = folder / "base"
     base.mkdir()
@@ -63,8 +67,9 @@ def assembled(folder: Path) -> dict[str, FastAPI]:
 
 def routes() -> str:
     """Every route at the front door, the scope it demands, and what it is for."""
+    key = OKPKey.generate_key("Ed25519", {"use": "sig", "alg": "Ed25519"}, auto_kid=True)
     with tempfile.TemporaryDirectory() as folder:
-        apps = assembled(Path(folder))
+        apps = assembled(Path(folder), key)
         parts = [
             "# HTTP API",
             "",

@@ -45,7 +45,7 @@ UNVERIFIED = "/unverified"
 def believed(topic: str, source: str) -> str:
     """The source of a message on a topic that anybody may write: one of ours only if that service says such things.
 
-    Source: PRODUCERS. Whether it said this very thing, only itself can tell.
+    Source: PRODUCERS. Whether it said this very thing, its signature tells (`shared.delivery.signatures`).
     """
     said_by = PRODUCERS.get(topic, SERVICES)
     return source if source not in OURS or source[1:] in said_by else UNVERIFIED + source

@@ -1,25 +1,20 @@
 """No route without a scope: the services are assembled as they run, and every route is looked at."""
 
-import importlib
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from joserfc.jwk import OKPKey
-from safetensors.numpy import save_file
 
-from shared.artifacts.base_model import write_manifest
+from infra.docs.surfaces import assembled
+from shared.contracts.topology import SERVICES
 from shared.http.minting import SCOPES
 from shared.http.tokens import mint
 from shared.service.runtime import PUBLIC_PATHS
 from tests.scopes import routes
-
-SERVICES = ("data", "trainer", "evaluator", "registry", "serving", "monitor")
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +25,7 @@ def key() -> OKPKey:
 @pytest.fixture(scope="module")
 def apps(tmp_path_factory: pytest.TempPathFactory, key: OKPKey) -> dict[str, FastAPI]:
     """Every service, assembled; nothing is started, so nothing is connected to."""
-    folder = tmp_path_factory.mktemp("apps")
-    (folder / "jwks.json").write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
-    base = folder / "base"
-    base.mkdir()
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        (base / name).write_text("{}")
-    weights = {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)}
-    save_file(weights, base / "model.safetensors")
-    write_manifest(base, {})
-    made = {}
-    for service in SERVICES:
-        settings: Any = importlib.import_module(f"services.{service}.settings").Settings(
-            database_url="postgresql://nobody@127.0.0.1:9/none",
-            auth_jwks_file=folder / "jwks.json",
-            base_model=base,
-        )
-        made[service] = importlib.import_module(f"services.{service}.app").create_app(settings)
-    return made
+    return assembled(tmp_path_factory.mktemp("apps"), key)
 
 
 @pytest.mark.parametrize("service", SERVICES)

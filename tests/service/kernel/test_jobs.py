@@ -24,6 +24,7 @@ from shared.jobs import worker as jobs
 from shared.jobs.attempts import Attempt, request_cancel
 from shared.jobs.queue import FairQueue, ahead
 from shared.jobs.worker import Jobs, defer
+from tests.kit import until
 
 JOB = "test_job"
 
@@ -320,9 +321,11 @@ async def test_an_attempt_that_was_taken_for_dead_and_ends_in_order_is_no_crash(
         async with db.unit_of_work() as work:
             return int((await work.execute("SELECT crashes FROM attempts")).scalar_one())
 
-    async with working(db, run), asyncio.timeout(60):
-        while not newer or await crashes() > 1:
-            await asyncio.sleep(0.05)
+    async def released() -> bool:
+        return bool(newer) and await crashes() == 1
+
+    async with working(db, run):
+        await until(released, "the older one to say that it ended in order")
     assert [attempt.crashes for attempt in newer] == [1], "nobody knew yet how the first one ends"
 
 
